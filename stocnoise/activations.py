@@ -1,0 +1,42 @@
+"""Activations by name: the functions h that a stochastic layer applies to x + noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+# What the fused operation knows, by name, with the deterministic function. Only LeakyReLU has a `slope`.
+_FUSED: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "identity": lambda x, slope: x,
+    "relu": lambda x, slope: F.relu(x),
+    "relu6": lambda x, slope: F.relu6(x),
+    "leaky_relu": lambda x, slope: F.leaky_relu(x, slope),
+    "gelu": lambda x, slope: F.gelu(x),
+    "gelu_tanh": lambda x, slope: F.gelu(x, approximate="tanh"),
+    "silu": lambda x, slope: F.silu(x),
+    "hardswish": lambda x, slope: F.hardswish(x),
+}
+
+FUSED = frozenset(_FUSED)
+"""Names that `stocnoise.functional.stoc_act` computes in one operation."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One of the activations in `FUSED`. `Activation("leaky_relu", 0.2)(x)` is `F.leaky_relu(x, 0.2)`."""
+
+    name: str
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.name not in FUSED:
+            raise ValueError(f"unknown activation {self.name!r}: expected one of {', '.join(sorted(FUSED))}")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _FUSED[self.name](x, self.slope)
+
+    def __str__(self) -> str:
+        return f"leaky_relu({self.slope:g})" if self.name == "leaky_relu" else self.name

@@ -1,0 +1,172 @@
+"""The fused operation through ATen: CPUs, and every device for which there is no Triton kernel.
+
+What costs time on a CPU is not arithmetic but drawing normals (one serial Mersenne Twister) and fresh memory (a large
+temporary is a new mapping, page-faulted on first touch). So normals are drawn by several threads, straight into the
+result's memory, and everything else happens there in place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from stocnoise.activations import Activation
+
+# Elements drawn from one generator. Fixed, so that the stream depends on the seed and not on the number of threads; at
+# 2¹⁷ seeding a generator (6 µs) is 2 % of drawing from it.
+_CHUNK = 1 << 17
+_MASK64 = (1 << 64) - 1
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads()), thread_name_prefix="stocnoise")
+    return _pool
+
+
+def _forget_threads() -> None:
+    """A forked child inherits the pool but not its threads: waiting for them would hang."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+def _mix(seed: int, chunk: int) -> int:
+    """The seed of one chunk's generator, by SplitMix64 (Steele et al. 2014): neighbouring seeds share no stream."""
+    z = (seed + (chunk + 1) * 0x9E3779B97F4A7C15) & _MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return (z ^ (z >> 31)) & (_MASK64 >> 1)
+
+
+def _fill_normal(out: Tensor, seed: Tensor) -> Tensor:
+    """Overwrite `out` (dense) with N(0, 1), a pure function of `seed` and the position in memory."""
+    flat = out.as_strided((out.numel(),), (1,))
+    base = int(seed.item())
+
+    def draw(chunk: int) -> None:
+        generator = torch.Generator(device=out.device).manual_seed(_mix(base, chunk))
+        flat[chunk * _CHUNK : (chunk + 1) * _CHUNK].normal_(generator=generator)
+
+    chunks = range(-(-out.numel() // _CHUNK))
+    if len(chunks) > 1 and out.device.type == "cpu" and torch.get_num_threads() > 1:
+        for done in [_threads().submit(draw, chunk) for chunk in chunks]:
+            done.result()
+    else:
+        for chunk in chunks:
+            draw(chunk)
+    return out
+
+
+def _per_channel(v: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """View (C,) so that it broadcasts along `channel_dim` of x."""
+    return v.view([-1 if d == channel_dim % x.dim() else 1 for d in range(x.dim())])
+
+
+def _accumulation_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, channel_dim: int, shared: bool, scratch: Tensor) -> Tensor:
+    """x + scale_c · z, computed in `scratch` (accumulation dtype, dense, of x's shape)."""
+    scale = _per_channel(scale.to(scratch.dtype), x, channel_dim)
+    if not shared:
+        return _fill_normal(scratch, seed).mul_(scale).add_(x)
+    row = _fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), seed)
+    return torch.add(x, row.mul_(scale), out=scratch)
+
+
+def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
+    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel; overwrites `scratch`."""
+    channels = x.shape[channel_dim]
+    if x.numel() == 0:
+        return torch.zeros(3, channels, device=x.device)
+    count = x.numel() // channels
+    # ATen's batch-norm statistics use every thread; x.std is four times slower. Over an innermost channel they round
+    # the mean to float32, which spoils the variance at |mean| ≫ std: there a pivot is subtracted first.
+    pivot = x.select(channel_dim, 0).new_zeros(channels, dtype=scratch.dtype)
+    innermost = x.stride(channel_dim) == 1 and channels > 1
+    if x.dtype != scratch.dtype or innermost:
+        pivot = x.movedim(channel_dim, -1).reshape(-1, channels)[0].to(scratch.dtype)
+        x = torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch)
+    x = x.movedim(channel_dim, 1) if x.dim() > 1 else x.view(1, -1)
+    if x.stride(1) == 1:
+        x = x.movedim(1, -1).reshape(-1, channels)
+    mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+    return torch.stack([torch.full_like(mean, count), mean + pivot, var * count]).float()
+
+
+def forward(
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    statistics: bool,
+    shared: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `stocnoise.functional.stoc_act`; returns (y, moments), moments of shape (3, 0) without `statistics`."""
+    scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
+    moments = _moments(x, channel_dim, scratch) if statistics else x.new_empty(3, 0, dtype=torch.float32)
+    scale = gamma.sqrt() * sigma
+    if x.device.type == "cpu" and not scale.any():
+        # No noise: the activation itself, bit for bit. Elsewhere looking at the scale would synchronise.
+        y = Activation(activation, slope)(x)
+        return (y.clone() if activation == "identity" else y), moments
+    noisy = _add_noise(x, scale, seed, channel_dim, shared, scratch)
+    y = noisy.relu_() if activation == "relu" else Activation(activation, slope)(noisy)
+    return y.to(x.dtype), moments
+
+
+_DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "relu6": lambda g, u, slope: torch.ops.aten.hardtanh_backward(g, u, 0.0, 6.0),
+    "leaky_relu": lambda g, u, slope: torch.ops.aten.leaky_relu_backward(g, u, slope, False),
+    "gelu": lambda g, u, slope: torch.ops.aten.gelu_backward(g, u),
+    "gelu_tanh": lambda g, u, slope: torch.ops.aten.gelu_backward(g, u, approximate="tanh"),
+    "silu": lambda g, u, slope: torch.ops.aten.silu_backward(g, u),
+    "hardswish": lambda g, u, slope: torch.ops.aten.hardswish_backward(g, u),
+}
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    shared: bool,
+) -> Tensor:
+    """grad · h'(x + noise), the noise drawn again from `seed`."""
+    scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
+    noisy = _add_noise(x, gamma.sqrt() * sigma, seed, channel_dim, shared, scratch)
+    return _DERIVATIVE[activation](grad.to(noisy.dtype), noisy, slope).to(x.dtype)
+
+
+def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
+    """See `stocnoise.functional.update_sigma`."""
+    wide = torch.float32 if moments.device.type == "mps" else torch.float64  # MPS has no float64
+    count, mean, m2 = moments.to(wide).unbind(1)
+    total = count.sum(0)
+    # Chan's merge of all parts at once; an empty part has weight zero.
+    centre = (count * mean).sum(0) / total
+    spread = (m2 + count * (mean - centre) ** 2).sum(0)
+    std = (spread / (total - 1)).sqrt()
+    seen = torch.isfinite(std)
+    before.copy_(sigma)
+    sigma.copy_(torch.where(seen, (1 - alpha) * sigma + alpha * std, sigma))
+    batches.add_(seen.any())

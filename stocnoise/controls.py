@@ -1,0 +1,128 @@
+"""What a user does to the noise of a whole model: look at its layers, switch, scale, freeze, fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from stocnoise.layers import StochasticActivation
+
+
+def stochastic_layers(model: nn.Module) -> Iterator[tuple[str, StochasticActivation]]:
+    """Each stochastic layer of `model` once, as (name, layer), in the order of `model.named_modules()`."""
+    for name, module in model.named_modules():
+        if isinstance(module, StochasticActivation):
+            yield name, module
+
+
+def require_layers(model: nn.Module) -> list[StochasticActivation]:
+    """The stochastic layers of `model`; ValueError if there is none."""
+    layers = [layer for _, layer in stochastic_layers(model)]
+    if not layers:
+        raise ValueError("this model has no stochastic layer: convert it first, student = stocnoise.convert(model)")
+    return layers
+
+
+def set_gamma(model: nn.Module, gamma: float) -> None:
+    """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`."""
+    if not 0 <= gamma < float("inf"):
+        raise ValueError(f"gamma must be a finite number of at least 0, not {gamma}")
+    for layer in require_layers(model):
+        layer.gamma.fill_(gamma)
+
+
+class _Setting(AbstractContextManager["_Setting"]):
+    """An attribute set on every layer at once, and set back on leaving a `with` block."""
+
+    def __init__(self, layers: Iterable[StochasticActivation], name: str, values: Iterable[Any]) -> None:
+        self._name = name
+        self._before = []
+        for layer, value in zip(layers, values, strict=False):
+            self._before.append((layer, getattr(layer, name)))
+            setattr(layer, name, value)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for layer, value in self._before:
+            setattr(layer, self._name, value)
+
+
+@contextmanager
+def deterministic(model: nn.Module) -> Iterator[None]:
+    """Within the block the noise of `model` is off: each stochastic layer is the activation that stood there.
+
+    σ stands still as well. This is a switch of its own, independent of train and eval mode.
+    """
+    layers = require_layers(model)
+    with _Setting(layers, "noise", [False] * len(layers)):
+        yield
+
+
+def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManager[Any]:
+    """Let σ stand still in training too (or move again, with `frozen=False`); the noise stays on.
+
+    Takes effect at once and lasts; as a context manager, `with freeze_sigma(model):`, it lasts for the block.
+    """
+    layers = require_layers(model)
+    return _Setting(layers, "sigma_frozen", [frozen] * len(layers))
+
+
+@contextmanager
+def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
+    """Within the block every call and every row of any batch gets the same noise: one classifier drawn from the student.
+
+    Each layer has noise of its own, all of it a function of `seed`. σ still moves in training mode.
+    """
+    layers = require_layers(model)
+    generator = torch.Generator().manual_seed(seed)
+    seeds = [torch.randint(2**63 - 1, (1,), generator=generator).to(layer.sigma.device) for layer in layers]
+    with _Setting(layers, "fixed_seed", seeds):
+        yield
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> None:
+    """Fill σ from the first `batches` batches of `loader` without training anything.
+
+    Only the stochastic layers are in training mode; every module's own mode is put back. Afterwards
+    σ ≈ (1 − (1−α)^batches) · STD(x), so 16 batches leave nothing to see at the default α = 0.5.
+
+    Args:
+        model: a student.
+        loader: batches, each a tensor, or a tuple, list or dict whose first entry is the input.
+        batches: how many to use, at least 1.
+
+    Raises:
+        ValueError: no stochastic layer, an empty loader, or `batches` below 1.
+    """
+    layers = require_layers(model)
+    if batches < 1:
+        raise ValueError(f"batches must be at least 1, not {batches}")
+    device = layers[0].sigma.device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for layer in layers:
+        layer.train()
+    seen = 0
+    try:
+        for seen, batch in enumerate(loader, start=1):
+            model(_first_tensor(batch).to(device))
+            if seen == batches:
+                break
+    finally:
+        for module, training in modes:
+            module.training = training
+    if seen == 0:
+        raise ValueError("the loader gave no batch, so sigma could not be filled")
+
+
+def _first_tensor(batch: Any) -> torch.Tensor:
+    while not isinstance(batch, torch.Tensor):
+        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+    return batch

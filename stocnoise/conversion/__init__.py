@@ -1,0 +1,1 @@
+"""From a deterministic model to a stochastic one: find the places, then replace them."""

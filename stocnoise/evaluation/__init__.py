@@ -1,0 +1,1 @@
+"""Measuring robustness so that the figures can be believed."""

@@ -1,0 +1,87 @@
+"""The fused operation by itself: noise, activation and batch statistics in one pass over x."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stocnoise import ops
+from stocnoise.activations import FUSED
+
+
+def draw_seed(device: torch.device | str) -> Tensor:
+    """One int64 seed, shape (1,), drawn on `device` from PyTorch's own generator.
+
+    A tensor, not a Python number: so `torch.manual_seed`, activation checkpointing, CUDA-graph replay (a new seed each
+    replay) and `torch.compile` all behave. In a process group each rank draws from a range of its own, so that ranks
+    seeded alike still make different noise.
+    """
+    rank, world = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    width = (2**63 - 1) // world
+    return torch.randint(rank * width, (rank + 1) * width, (1,), device=device, dtype=torch.int64)
+
+
+def stoc_act(
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    *,
+    activation: str = "relu",
+    slope: float = 0.01,
+    channel_dim: int = 1,
+    statistics: bool = False,
+    shared: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = h(x + √γ · σ_c · z), z ~ N(0, 1) i.i.d. per element, c the element's channel.
+
+    Args:
+        x: the activation's input, any shape with C entries along `channel_dim`; float64, float32, float16 or bfloat16.
+            Computed in float32 (float64 for float64) and returned in x's dtype and memory layout.
+        sigma: σ, shape (C,), float32, in units of x.
+        gamma: γ, 0-dim float32: the noise has variance γσ_c². A tensor, so that changing it neither synchronises nor
+            recompiles.
+        seed: int64, shape (1,), on x's device (`draw_seed`). The noise is a pure function of it.
+        activation: a name in `stocnoise.activations.FUSED`; "identity" adds the noise alone.
+        slope: LeakyReLU's negative slope.
+        channel_dim: the dimension of x that σ runs along; negative counts from the end.
+        statistics: also return the moments of x, *without* the noise.
+        shared: give every row x[i] the same noise, whatever the size of the batch.
+
+    Returns:
+        y, or with `statistics` (y, moments): moments is (3, C) float32, the rows count, mean and Σ(x − mean)² of each
+        channel. The gradient is pathwise, dy/dx = h'(x + noise); nothing else has one.
+
+    Raises:
+        ValueError: unknown activation, or σ does not fit x.
+
+    Source: Tan, Elovici, Binder, "Adaptive Noise Injection for Training Stochastic Student Networks from Deterministic
+    Teachers", ICPR 2020, section III.
+    """
+    if activation not in FUSED:
+        raise ValueError(f"activation must be one of {', '.join(sorted(FUSED))}, not {activation!r}")
+    if not -x.dim() <= channel_dim < x.dim() or x.shape[channel_dim] != sigma.shape[0]:
+        raise ValueError(
+            f"expected {sigma.shape[0]} channels along dimension {channel_dim}, got an input of shape {tuple(x.shape)}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"expected a floating-point input, got {x.dtype}")
+    y, moments = ops.stoc_act(x, sigma, gamma, seed, activation, slope, channel_dim % x.dim(), statistics, shared)
+    return (y, moments) if statistics else y
+
+
+def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
+    """σ_c ← (1−α)·σ_c + α·STD_c, in place, with Bessel's correction as in `torch.std`.
+
+    Args:
+        sigma: σ, shape (C,), float32, updated.
+        before: shape (C,), float32, receives the σ from before this update.
+        batches: 0-dim int64, the number of batches that moved σ; grows by one if any channel's STD was finite.
+        moments: (W, 3, C) float32, the moments of W parts of one batch (W ranks), merged by Chan's formula in order.
+        alpha: α, in [0, 1].
+
+    A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ.
+    """
+    ops.update_sigma(sigma, before, batches, moments, alpha)

@@ -1,0 +1,131 @@
+"""The fused operation as PyTorch operators: shapes without data, derivative, and the choice of implementation.
+
+`torch.library.custom_op` with an explicit fake, not `triton_op`: the fake of a `triton_op` runs the kernel, which fails
+in the interpreter, so that nothing could be tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stocnoise import aten
+
+
+@functools.cache
+def _triton_kernels() -> ModuleType | None:
+    try:
+        return importlib.import_module("stocnoise.kernels")
+    except ImportError:  # no Triton on this platform
+        return None
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    """Triton on a GPU, and for CPU tensors in the interpreter; ATen otherwise."""
+    interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    supported = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    if supported and (x.is_cuda or interpreted) and (kernels := _triton_kernels()) is not None:
+        return kernels
+    return aten
+
+
+@torch.library.custom_op("stocnoise::stoc_act", mutates_args=())
+def stoc_act(
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    statistics: bool,
+    shared: bool,
+) -> tuple[Tensor, Tensor]:
+    return _implementation(x).forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
+
+
+@stoc_act.register_fake
+def _(
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    statistics: bool,
+    shared: bool,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, sigma.shape[0] if statistics else 0, dtype=torch.float32)
+
+
+@torch.library.custom_op("stocnoise::stoc_act_backward", mutates_args=())
+def stoc_act_backward(
+    grad: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    shared: bool,
+) -> Tensor:
+    return _implementation(x).backward(grad, x, sigma, gamma, seed, activation, slope, channel_dim, shared)
+
+
+@stoc_act_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    shared: bool,
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("stocnoise::update_sigma", mutates_args=("sigma", "before", "batches"))
+def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
+    _implementation(sigma).update_sigma(sigma, before, batches, moments, alpha)
+
+
+@update_sigma.register_fake
+def _(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
+    return None
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, sigma, gamma, seed, ctx.activation, ctx.slope, ctx.channel_dim, statistics, ctx.shared = inputs
+    ctx.mark_non_differentiable(output[1])
+    if ctx.activation == "relu":
+        ctx.save_for_backward(output[0])
+    elif ctx.activation != "identity":
+        # In training sigma is updated in place before the backward pass needs it.
+        ctx.save_for_backward(x, sigma.clone() if statistics else sigma, gamma, seed)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if ctx.activation == "identity":
+        dx = grad
+    elif ctx.activation == "relu":
+        # y > 0 wherever the noisy input was, so ReLU's own derivative of y serves: no noise to draw again, x not kept.
+        (y,) = ctx.saved_tensors
+        dx = torch.ops.aten.threshold_backward(grad, y, 0.0)
+    else:
+        x, sigma, gamma, seed = ctx.saved_tensors
+        dx = stoc_act_backward(grad, x, sigma, gamma, seed, ctx.activation, ctx.slope, ctx.channel_dim, ctx.shared)
+    return dx, None, None, None, None, None, None, None, None
+
+
+stoc_act.register_autograd(_backward, setup_context=_save_for_backward)

@@ -1,0 +1,1 @@
+"""Algorithm 1: fine-tuning a student against attacks."""
