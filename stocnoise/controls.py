@@ -75,7 +75,7 @@ def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManage
 
 @contextmanager
 def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
-    """Within the block every call and every row of any batch gets the same noise: one classifier drawn from the student.
+    """Within the block every call and every row of any batch gets the same noise: one classifier of the student's many.
 
     Each layer has noise of its own, all of it a function of `seed`. σ still moves in training mode.
     """
