@@ -2,6 +2,7 @@
 
 from stocnoise import functional
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
+from stocnoise.conversion import Site, convert, find_sites, register_activation, revert
 from stocnoise.errors import (
     AlreadyConvertedError,
     ConversionError,
@@ -35,6 +36,7 @@ __all__ = [
     "FileFormatError",
     "NothingConvertedError",
     "ScriptedModelError",
+    "Site",
     "StocEMA",
     "StocGELUEMA",
     "StocGELUTanhEMA",
@@ -49,10 +51,14 @@ __all__ = [
     "UnsupportedActivationError",
     "WrappedModelError",
     "calibrate",
+    "convert",
     "deterministic",
+    "find_sites",
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "register_activation",
+    "revert",
     "set_gamma",
     "stochastic_layers",
 ]
