@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from stocnoise.attacks.ball import Norm, check_norm, norms, per_row
 from stocnoise.attacks.losses import Loss
 
 BatchNormMode = Literal["eval", "train"]
@@ -57,11 +58,19 @@ def attack_mode(model: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
 
 
 class Ascent(NamedTuple):
-    """Loss and gradient at a point, means over the draws, and the share of draws that misclassify it."""
+    """What draws of the noise say at a point x (B, …)."""
 
-    loss: Tensor
+    losses: Tensor
+    """(draws, B)"""
     gradient: Tensor
+    """Of the mean loss over the draws, with respect to x alone; of x's shape."""
     wrong: Tensor
+    """(B,), the share of draws that misclassify the row."""
+
+    @property
+    def loss(self) -> Tensor:
+        """(B,), the mean over the draws."""
+        return self.losses.mean(0)
 
 
 class Target:
@@ -94,11 +103,8 @@ class Target:
         return torch.cat(passes)
 
     def ascent(self, x: Tensor, y: Tensor, loss: Loss) -> Ascent:
-        """Mean loss at x, its gradient with respect to x alone, and the share of draws that misclassify x.
-
-        A gradient that does not exist (a non-differentiable model) is zero, and NaN in it counts as zero: no direction.
-        """
-        total, gradient, wrong = x.new_zeros(len(x)), torch.zeros_like(x), x.new_zeros(len(x))
+        """`eot` draws at x. A gradient that does not exist, or NaN in it, counts as zero: it shows no direction."""
+        all_losses, gradient, wrong = [], torch.zeros_like(x), x.new_zeros(len(x))
         for k in self._passes(x, self.eot):
             point = x.detach().requires_grad_()
             targets = _stacked(y, k)
@@ -110,9 +116,9 @@ class Target:
                 # A sum, not a mean: no row's gradient depends on the batch size, and none underflows because of it.
                 (part,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
                 gradient = gradient if part is None else gradient + part
-            total = total + losses.detach().view(k, -1).sum(0)
+            all_losses.append(losses.detach().view(k, -1))
             wrong = wrong + (logits.argmax(1) != as_labels(targets)).view(k, -1).sum(0)
-        return Ascent(total / self.eot, (gradient / self.eot).nan_to_num_(0.0), wrong / self.eot)
+        return Ascent(torch.cat(all_losses), (gradient / self.eot).nan_to_num_(0.0), wrong / self.eot)
 
 
 def _stacked(x: Tensor, k: int) -> Tensor:
@@ -179,6 +185,41 @@ class Attack(ABC):
     @abstractmethod
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """The search itself: x and y are checked, the model is in attack mode, gradients are enabled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallAttack(Attack):
+    """An attack that searches the ball of a given radius.
+
+    Args:
+        eps: the radius ε, in pixels of [0, 1].
+        norm: "inf" or "l2".
+        eot, batch_norm: see `Attack`.
+    """
+
+    eps: float = 8 / 255
+    norm: Norm = "inf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_norm(self.norm)
+        if not 0 <= self.eps < float("inf"):
+            raise ValueError(f"eps must be a finite number of at least 0, not {self.eps}")
+
+
+class MinimumNormAttack(Attack):
+    """An attack that searches for the smallest perturbation; images for which it finds none come back unchanged.
+
+    What it finds lies on the decision boundary, where a stochastic model still says the right class on about half of
+    its draws: `overshoot` moves on.
+    """
+
+
+def overshoot(x: Tensor, found: Tensor, factor: float, eps: float = float("inf"), norm: Norm = "inf") -> Tensor:
+    """x + min(factor, ε/‖δ‖)·δ within [0, 1], δ = found − x: further along the same line, but within the budget ε."""
+    delta = found - x
+    scale = (eps / norms(delta, norm).clamp_min(1e-12)).clamp_max(factor)
+    return (x + per_row(scale, x) * delta).clamp_(0, 1)
 
 
 @contextlib.contextmanager
