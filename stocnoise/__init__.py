@@ -1,6 +1,7 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
 from stocnoise import functional
+from stocnoise.attacks import BIM, MIM, PGD, normalized
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
@@ -31,6 +32,9 @@ from stocnoise.layers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BIM",
+    "MIM",
+    "PGD",
     "AlreadyConvertedError",
     "ConversionError",
     "ExampleInputError",
@@ -63,6 +67,7 @@ __all__ = [
     "register_activation",
     "revert",
     "save",
+    "normalized",
     "set_gamma",
     "stochastic_layers",
     "summary",
