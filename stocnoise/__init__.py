@@ -1,6 +1,7 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
 from stocnoise import functional
+from stocnoise.attacks import BIM, MIM, PGD, normalized
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.errors import (
     AlreadyConvertedError,
@@ -29,6 +30,9 @@ from stocnoise.layers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BIM",
+    "MIM",
+    "PGD",
     "AlreadyConvertedError",
     "ConversionError",
     "ExampleInputError",
@@ -53,6 +57,7 @@ __all__ = [
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "normalized",
     "set_gamma",
     "stochastic_layers",
 ]

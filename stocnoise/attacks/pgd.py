@@ -1,0 +1,115 @@
+"""Iterated gradient steps within a ball: PGD and its relatives BIM and MIM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stocnoise.attacks.ball import Ball, Norm, check_norm, per_row
+from stocnoise.attacks.base import Attack, Target
+from stocnoise.attacks.losses import Loss, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent: x ← Π(x + s·d(∇ mean_k L(f_k(x), y))), f_k the model with its k-th draw of noise.
+
+    Π projects onto the ε-ball within [0, 1]; d(g) = sign(g) for L∞ and g/‖g‖₂ for L2. With momentum μ > 0 the direction
+    is d(m), m ← μ·m + g/‖g‖₁. The last iterate is returned: choosing one by its label would keep lucky draws.
+
+    Args:
+        eps: ε, in pixels of [0, 1].
+        steps: iterations.
+        step_size: s; default 2.5·ε/steps, so that any point of the ball can be reached.
+        norm: "inf" or "l2".
+        random_start: begin at a random point of the ball instead of at x.
+        momentum: μ.
+        restarts: independent runs; per image the one with the highest mean loss over `eot` new draws is returned.
+        stop_early: leave an image alone once all `eot` draws of a step misclassify it. With few draws this keeps lucky
+            ones; it saves time in training.
+        loss: (logits (B, C), y) → (B,), to be maximised; `stocnoise.attacks.losses` holds the usual ones. Any y with
+            one entry per image may be passed for it, such as clean logits for the KL divergence of TRADES.
+        eot, batch_norm: see `Attack`.
+
+    Source: Madry et al., ICLR 2018; EOT: Athalye et al., ICML 2018.
+    """
+
+    eps: float = 8 / 255
+    steps: int = 10
+    step_size: float | None = None
+    norm: Norm = "inf"
+    random_start: bool = True
+    momentum: float = 0.0
+    restarts: int = 1
+    stop_early: bool = False
+    loss: Loss = cross_entropy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_norm(self.norm)
+        if self.eps < 0:
+            raise ValueError(f"eps must be at least 0, not {self.eps}")
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"steps and restarts must be at least 1, not {self.steps} and {self.restarts}")
+        if self.momentum < 0:
+            raise ValueError(f"momentum must be at least 0, not {self.momentum}")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("restarts need random_start=True: without it every restart is the same")
+
+    def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        ball = Ball(x, self.eps, self.norm)
+        found = self._ascend(target, ball, y, generator)
+        if self.restarts == 1:
+            return found
+        highest = self._mean_loss(target, found, y)
+        for _ in range(1, self.restarts):
+            other = self._ascend(target, ball, y, generator)
+            loss = self._mean_loss(target, other, y)
+            found = torch.where(per_row(loss > highest, x), other, found)
+            highest = torch.maximum(loss, highest)
+        return found
+
+    def _ascend(self, target: Target, ball: Ball, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        point = ball.random(generator) if self.random_start else ball.x
+        velocity = torch.zeros_like(point)
+        result = point
+        rows = torch.arange(len(point), device=point.device)
+        for _ in range(self.steps):
+            here = target.ascent(point, y, self.loss)
+            gradient = here.gradient
+            if self.stop_early:
+                going = here.wrong < 1
+                result = result.index_copy(0, rows, point)
+                rows, point, y, ball = rows[going], point[going], y[going], ball[going]
+                gradient, velocity = gradient[going], velocity[going]
+                if len(rows) == 0:
+                    return result
+            if self.momentum:
+                size = gradient.flatten(1).abs().sum(1).clamp_min(1e-12)
+                velocity = gradient = self.momentum * velocity + gradient / per_row(size, gradient)
+            point = ball.project(torch.add(point, ball.direction(gradient), alpha=step_size))
+        return result.index_copy(0, rows, point) if self.stop_early else point
+
+    def _mean_loss(self, target: Target, point: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([self.loss(logits, y) for logits in target.logits(point)]).mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BIM(PGD):
+    """Basic iterative method: PGD from x itself. With `steps=1, step_size=eps` it is the fast gradient sign method.
+
+    Source: Kurakin et al., ICLR 2017 workshop.
+    """
+
+    random_start: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIM(PGD):
+    """Momentum iterative method: BIM with μ = 1 over L1-normalised gradients. Source: Dong et al., CVPR 2018."""
+
+    random_start: bool = False
+    momentum: float = 1.0
