@@ -29,9 +29,10 @@ class StocL2P(StochasticActivation):
     """h(x + √γ · σ_c · z), z ~ N(0, 1), with σ_c a parameter that the loss trains: the noise of Learn2Perturb.
 
     Its gradient is dL/dσ_c = √γ · Σ z · dL/du over the channel's elements, u the input of h. Train it with the
-    objective `Learn2Perturb`, which sets γ = 1 and whose regulariser keeps σ from vanishing. One σ a channel, where the paper has one an element, so the image size stays free.
+    objective `Learn2Perturb`, which sets γ = 1 and whose regulariser keeps σ from vanishing. One σ a channel, where the
+    paper has one an element, so the image size stays free.
 
-    Arguments as for `StochasticActivation`; σ starts at 0.25. α means nothing here.
+    Arguments as for `StochasticActivation`, though α has no meaning here; σ starts at 0.25.
 
     Source: Jeddi, Shafiee, Karg, Scharfenberger, Wong, "Learn2Perturb: an End-to-end Feature Perturbation Learning to
     Improve Adversarial Robustness", CVPR 2020.
@@ -59,5 +60,3 @@ class StocL2P(StochasticActivation):
         assert isinstance(normals, Tensor)
         scale = (self.gamma.sqrt() * self.sigma).view(shape)
         return activation((x + scale * normals).to(x.dtype))
-
-

@@ -64,7 +64,7 @@ def _digest(body: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(body.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -88,7 +88,7 @@ def write(path: Path, tree: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata=header)
         _to_disk(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} could not be written: {error}. Earlier checkpoints are as they were") from error
@@ -173,8 +173,10 @@ class Checkpoints:
             return paths[-1], read(paths[-1])
         except CheckpointError as error:
             whole = next((path for path in reversed(paths[:-1]) if _is_whole(path)), None)
-            advice = f"the last good one is {whole}: remove the damaged file to go on from it" if whole else (
-                "there is no other: remove it to begin again"
+            advice = (
+                f"the last good one is {whole}: remove the damaged file to go on from it"
+                if whole
+                else ("there is no other: remove it to begin again")
             )
             raise CheckpointError(f"{error}; {advice}") from error
 

@@ -56,12 +56,17 @@ class History(Sequence[Epoch]):
     def append(self, epoch: Epoch) -> None:
         self._epochs.append(epoch)
 
+    def replace(self, epochs: Sequence[Epoch]) -> None:
+        """Hold these epochs instead."""
+        self._epochs = list(epochs)
+
     def to_dict(self) -> list[dict[str, Any]]:
         """One dict an epoch, plain data."""
         return [asdict(epoch) for epoch in self]
 
     @classmethod
     def from_dict(cls, data: list[dict[str, Any]]) -> History:
+        """What `to_dict` gave."""
         return cls([Epoch(**figures) for figures in data])
 
     def plot(self, path: str | None = None) -> Any:

@@ -14,7 +14,7 @@ from stocnoise.training.objectives import Step, clean, mixed
 class Learn2Perturb(Callback):
     """½ L(f(x), y) + ½ L(f(x'), y) − λ · Σ √σ / H_n, n the epochs with noise, H_n the n-th harmonic number.
 
-    γ is the noise's switch: 0, then 1. The noise is off for the first `noise_after` epochs and the loss is that of clean examples alone for the first
+    γ is 0 for the first `noise_after` epochs, then 1; the loss is that of clean examples alone for the first
     `adversarial_after`. The last term keeps σ from vanishing, less and less as H_n grows; after each step σ is at least
     `floor`. Network and σ are trained together, where the paper alternates between them.
 

@@ -61,7 +61,7 @@ def make_optimizer(model: nn.Module, choice: OptimizerChoice, lr: float, weight_
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, choice: SchedulerChoice, steps: int) -> Scheduler:
-    """The given schedule, one made by the given factory from (optimizer, steps), or one cycle up to the optimiser's lr."""
+    """The given schedule, one that the given function makes of (optimizer, steps), or one cycle up to the lr."""
     if choice is None:
         # OneCycleLR would cycle the momentum too and refuse optimisers without one.
         return torch.optim.lr_scheduler.OneCycleLR(

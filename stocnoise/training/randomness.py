@@ -37,7 +37,8 @@ def _mix(seed: int, epoch: int, rank: int) -> int:
 
 def _parts(loader: Any) -> list[Any]:
     """A loader, its samplers, and the samplers that those wrap."""
-    parts, waiting = [], [loader]
+    parts: list[Any] = []
+    waiting = [loader]
     while waiting:
         part = waiting.pop()
         if any(part is seen for seen in parts):
@@ -52,11 +53,12 @@ def random_state(device: torch.device) -> dict[str, Any]:
     """The state of every generator that training draws from in this process."""
     import numpy
 
-    kind, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    legacy: dict[str, Any] = numpy.random.get_state(legacy=False)
+    keys = torch.from_numpy(legacy["state"]["key"].astype("int64"))
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(keys.astype("int64")), position, has_gauss, cached],
+        "numpy": [keys, legacy["state"]["pos"], legacy["has_gauss"], legacy["gauss"]],
     }
     if device.type != "cpu":
         state["device"] = torch.get_device_module(device).get_rng_state(device)
@@ -70,7 +72,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    numpy.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, cached))
+    keys, position, has_gauss, cached = state["numpy"]
+    numpy.random.set_state(("MT19937", keys.numpy().astype("uint32"), position, has_gauss, cached))
     if "device" in state:
         torch.get_device_module(device).set_rng_state(state["device"], device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stocnoise.attacks import Attack
 from stocnoise.attacks.base import as_labels, attack_mode, class_logits
-from stocnoise.controls import set_gamma, stochastic_layers
+from stocnoise.controls import stochastic_layers
 from stocnoise.errors import NonFiniteError
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.checkpoints import Checkpoints
@@ -23,7 +23,7 @@ from stocnoise.training.health import non_finite_origin
 from stocnoise.training.history import Epoch
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, Step
 from stocnoise.training.optim import Scheduler
-from stocnoise.training.randomness import random_state, seed_epoch, set_random_state
+from stocnoise.training.randomness import seed_epoch, set_random_state
 from stocnoise.training.snapshot import restore, take
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Trainer:
 
     def train(self, resume: bool) -> None:
         """All epochs, or those that the newest checkpoint leaves."""
+        for _, layer in stochastic_layers(self.student):
+            layer.notice.given = True  # σ = 0 is how Algorithm 1 begins
         if self.gamma is not None:
             self.gamma.apply(self.student)
         if resume and self.checkpoints is not None and (found := self.checkpoints.newest()) is not None:
@@ -98,9 +100,7 @@ class Trainer:
     def _micro_batch(self, batch: Any) -> None:
         x, y = self._images_and_labels(batch)
         with self.accelerator.accumulate(self.model):
-            step = Step(
-                self.model, x, y, self.attack, self.attack_target, self.criterion, epoch=self.run.epoch
-            )
+            step = Step(self.model, x, y, self.attack, self.attack_target, self.criterion, epoch=self.run.epoch)
             loss = self.objective(step)
             self.accelerator.backward(loss)
             synchronised = self.accelerator.sync_gradients
@@ -230,7 +230,9 @@ class Trainer:
         if bar.disable:
             return
         shown = bar.n
-        if bar.update() or shown == 0:  # the bar is drawn twice a second: figures are fetched from the device no oftener
+        if (
+            bar.update() or shown == 0
+        ):  # the bar is drawn twice a second: figures are fetched from the device no oftener
             loss, seen, right, clean, right_adversarial, adversarial = self.tally.tolist()
             figures = {"loss": f"{loss / max(seen, 1):.3f}"}
             if clean:
@@ -265,8 +267,3 @@ class Trainer:
             f"loss {loss.item():.3g}, gradient norm {float(norm):.3g} at step {self.run.step + 1} of epoch "
             f"{self.run.epoch + 1}: it began in {origin}. The weights are from before the step; {last}"
         )
-
-
-def keep_state(trainer: Trainer) -> dict[str, Any]:
-    """What differs between processes: random numbers, and the figures of the epoch so far."""
-    return {"random": random_state(trainer.accelerator.device), "tally": trainer.tally}
