@@ -144,10 +144,11 @@ class StochasticActivation(nn.Module):
             return cast(Tensor, result)
         y, moments = cast(tuple[Tensor, Tensor], result)
         if not recomputing:
-            functional.update_sigma(
-                self.sigma, self.sigma_before, self.num_batches_tracked, gather_moments(moments), self.alpha
-            )
+            gather_moments(moments, self._move_sigma)
         return y
+
+    def _move_sigma(self, moments: Tensor) -> None:
+        functional.update_sigma(self.sigma, self.sigma_before, self.num_batches_tracked, moments, self.alpha)
 
     def _notice_if_uncalibrated(self) -> None:
         # Reading a buffer would synchronise a GPU; this happens until σ is first seen to be filled, and never again.
