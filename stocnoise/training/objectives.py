@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stocnoise.attacks import PGD, Attack
 from stocnoise.attacks.base import Target, as_labels, attack_mode, class_logits
 from stocnoise.controls import freeze_sigma, stochastic_layers
+from stocnoise.distributed import one_message
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 AttackTarget = Literal["label", "prediction"]
@@ -68,7 +69,7 @@ class Step:
     def logits(self, *images: Tensor) -> tuple[Tensor, ...]:
         """The logits (B, C) of each batch of images, all from one pass in training mode."""
         first, self.images = not self.images, images
-        with nullcontext() if first else self._sigma_frozen():
+        with one_message(), nullcontext() if first else self._sigma_frozen():
             together = class_logits(self.model(torch.cat(images) if len(images) > 1 else images[0]))
         parts = together.split([len(part) for part in images])
         for part, logits in zip(images, parts, strict=True):

@@ -1,38 +1,60 @@
-"""Random numbers of a run: each epoch starts from its own seed, and a state can be kept and put back."""
+"""Random numbers of a run: two streams a process, each a function of the seed and the epoch.
+
+One stream makes the batches (order, augmentation), the other trains on them (attack, noise, dropout). Loaders fetch
+ahead of training, so with a single stream a resumed run, which loads without training, would draw other numbers.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
-_MASK = (1 << 63) - 1
 
-
-def seed_epoch(loader: Iterable[Any], seed: int, epoch: int, rank: int) -> None:
-    """Make an epoch a function of (seed, epoch, rank), whatever came before it: order of the data, augmentation, noise.
-
-    The loader's own generators, and samplers with `set_epoch`, get the same seed in every process, because the
-    processes share one order.
-    """
+def seed_all(seed: int, epoch: int, stream: str) -> None:
+    """Seed PyTorch's, Python's and NumPy's generators for one stream of one epoch."""
     import numpy
 
-    shared = _mix(seed, epoch, -1)
-    own = _mix(seed, epoch, rank)
+    own = _mix(seed, epoch, stream)
     torch.manual_seed(own)
     random.seed(own)
     numpy.random.seed(own % 2**32)
-    for part in _parts(loader):
-        if isinstance(generator := getattr(part, "generator", None), torch.Generator):
-            generator.manual_seed(shared)
-        if callable(set_epoch := getattr(part, "set_epoch", None)):
-            set_epoch(epoch)
 
 
-def _mix(seed: int, epoch: int, rank: int) -> int:
-    return random.Random(f"{seed}/{epoch}/{rank}").getrandbits(64) & _MASK
+def _mix(seed: int, epoch: int, stream: str) -> int:
+    return random.Random(f"{seed}/{epoch}/{stream}").getrandbits(63)
+
+
+class Batches(Iterator[Any]):
+    """One epoch of `loader`, its random numbers a stream of their own, the same whatever happens between two batches.
+
+    The loader's own generators, and samplers with `set_epoch`, are set alike in every process, because processes share
+    one order; what a process draws beyond that differs by `rank`.
+    """
+
+    def __init__(self, loader: Iterable[Any], seed: int, epoch: int, rank: int, device: torch.device) -> None:
+        self._device = device
+        outside = random_state(device)
+        seed_all(seed, epoch, f"data {rank}")
+        for part in _parts(loader):
+            if isinstance(generator := getattr(part, "generator", None), torch.Generator):
+                generator.manual_seed(_mix(seed, epoch, "order"))
+            if callable(set_epoch := getattr(part, "set_epoch", None)):
+                set_epoch(epoch)
+        self._batches = iter(loader)
+        self._state = random_state(device)
+        set_random_state(outside, device)
+
+    def __next__(self) -> Any:
+        outside = random_state(self._device)
+        set_random_state(self._state, self._device)
+        try:
+            return next(self._batches)
+        finally:
+            self._state = random_state(self._device)
+            set_random_state(outside, self._device)
 
 
 def _parts(loader: Any) -> list[Any]:
@@ -50,7 +72,7 @@ def _parts(loader: Any) -> list[Any]:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of every generator that training draws from in this process."""
+    """The state of every generator that this process draws from."""
     import numpy
 
     legacy: dict[str, Any] = numpy.random.get_state(legacy=False)
@@ -70,8 +92,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     import numpy
 
     torch.set_rng_state(state["torch"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate(state["python"])
     keys, position, has_gauss, cached = state["numpy"]
     numpy.random.set_state(("MT19937", keys.numpy().astype("uint32"), position, has_gauss, cached))
     if "device" in state:

@@ -23,7 +23,7 @@ from stocnoise.training.health import non_finite_origin
 from stocnoise.training.history import Epoch
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, Step
 from stocnoise.training.optim import Scheduler
-from stocnoise.training.randomness import seed_epoch, set_random_state
+from stocnoise.training.randomness import Batches, seed_all, set_random_state
 from stocnoise.training.snapshot import restore, take
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ class Trainer:
         self.student.train()
         for callback in self.callbacks:
             callback.on_epoch_begin(run)
-        seed_epoch(self.loader, self.seed, run.epoch, self.accelerator.process_index)
-        batches = iter(self.loader)
+        rank, device = self.accelerator.process_index, self.accelerator.device
+        seed_all(self.seed, run.epoch, f"train {rank}")
+        batches = Batches(self.loader, self.seed, run.epoch, rank, device)
         # Exact even with augmentation and worker processes: what came before is loaded again and dropped.
         for _ in range(self.batch):
             next(batches)
         if self.resumed_random is not None:
-            set_random_state(self.resumed_random, self.accelerator.device)
+            set_random_state(self.resumed_random, device)
             self.resumed_random = None
         bar = self._bar()
         for batch in batches:
