@@ -44,7 +44,7 @@ def one_message() -> Iterator[None]:
         sizes = [moments.shape[1] for moments, _ in waited]
         gathered = _all_gather(torch.cat([moments for moments, _ in waited], dim=1))
         for part, (_, receive) in zip(gathered.split(sizes, dim=2), waited, strict=True):
-            receive(part)
+            receive(part.contiguous())
 
 
 def _world_size() -> int:
