@@ -3,6 +3,7 @@
 from stocnoise import functional
 from stocnoise.attacks import BIM, MIM, PGD, normalized
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
+from stocnoise.conversion import Site, convert, find_sites, register_activation, revert
 from stocnoise.errors import (
     AlreadyConvertedError,
     CheckpointError,
@@ -58,6 +59,7 @@ __all__ = [
     "NonFiniteError",
     "NothingConvertedError",
     "ScriptedModelError",
+    "Site",
     "Step",
     "StocEMA",
     "StocFixed",
@@ -76,13 +78,17 @@ __all__ = [
     "UnsupportedActivationError",
     "WrappedModelError",
     "calibrate",
+    "convert",
     "deterministic",
+    "find_sites",
     "finetune",
     "fixed_noise",
     "freeze_sigma",
     "functional",
     "normalized",
     "parameter_groups",
+    "register_activation",
+    "revert",
     "set_gamma",
     "stochastic_layers",
 ]

@@ -1,0 +1,48 @@
+"""The input that a model is probed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+_DEFAULT_SIZE = (3, 224, 224)
+
+
+class Example:
+    """Arguments that a model can be called with, always with a batch of at least two, for BatchNorm in training."""
+
+    def __init__(self, model: nn.Module, given: Any = None) -> None:
+        self.given = given is not None
+        if given is None:
+            given = _default(model)
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: Mapping[str, Any] = {}
+        if isinstance(given, Mapping):
+            self.kwargs = given
+        else:
+            self.args = given if isinstance(given, tuple) else (given,)
+        tensors = [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor)]
+        if tensors and all(t.dim() > 1 and t.shape[0] == 1 for t in tensors):
+            self.args, self.kwargs = self.map(lambda t: t.repeat(2, *[1] * (t.dim() - 1)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments with every tensor in them changed."""
+        return tree_map(lambda v: change(v) if isinstance(v, Tensor) else v, (self.args, dict(self.kwargs)))
+
+    def advice(self) -> str:
+        if self.given:
+            return "check example_input: it must be what the model is called with, in training mode too"
+        return "pass example_input, what the model is called with; without it an image of the default size is tried"
+
+
+def _default(model: nn.Module) -> Tensor:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    dtype = parameter.dtype if parameter is not None else torch.float32
+    return torch.zeros(2, *(size or _DEFAULT_SIZE), device=device, dtype=dtype)
