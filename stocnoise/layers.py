@@ -181,7 +181,7 @@ class StochasticActivation(nn.Module):
         """A teacher's state has no σ, γ or count: then they keep their values, also under `strict`."""
         own = [prefix + name for name in ("sigma", "gamma", "num_batches_tracked")]
         if not any(key in state_dict for key in own):
-            state_dict = {**state_dict, **{key: self._buffers[key.removeprefix(prefix)] for key in own}}
+            state_dict = {**state_dict, **{key: getattr(self, key.removeprefix(prefix)) for key in own}}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
