@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,6 @@ def test_accumulation_steps_once_for_several_batches() -> None:
 
 def test_ema_averages_weights_and_keeps_gamma() -> None:
     model = tiny.student()
-    start = model[7].weight.detach().clone()
     steps: list[Tensor] = []
 
     class Keep(Callback):
@@ -136,8 +136,8 @@ def test_ema_averages_weights_and_keeps_gamma() -> None:
             steps.append(model[7].weight.detach().clone())
 
     history = tiny.finetune(model, ema=0.75, callbacks=[Keep()])
-    expected = start
-    for weight in steps:
+    expected = steps[0]  # the average begins after the first step
+    for weight in steps[1:]:
         expected = 0.75 * expected + 0.25 * weight
     assert history.averaged is not None
     averaged = history.averaged[7].weight
@@ -189,10 +189,13 @@ def test_channels_last_reaches_the_model() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_run_matches_eager() -> None:
+    """Without noise and random start, since a compiled pass draws other random numbers."""
     eager, compiled = tiny.student(), tiny.student()
-    tiny.finetune(eager)
-    tiny.finetune(compiled, compile=True)
+    settings: dict[str, Any] = {"gamma": GammaSchedule(0, 0), "attack": stocnoise.BIM(eps=0.1, steps=2)}
+    tiny.finetune(eager, **settings)
+    tiny.finetune(compiled, compile=True, **settings)
     for name, value in eager.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-3, atol=1e-3)
     assert compiled._compiled_call_impl is None

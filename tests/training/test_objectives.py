@@ -92,12 +92,17 @@ def test_trades_needs_a_random_start() -> None:
         Trades()(make_step(Recorder(), attack=stocnoise.BIM(eps=0.1)))
 
 
+# The first attack meets σ = 0, as in Algorithm 1; `finetune` gives no notice of that.
+starts_at_zero = pytest.mark.filterwarnings("ignore::stocnoise.UncalibratedWarning")
+
+
 def two_passes(step: Step) -> Tensor:
     (first,) = step.logits(step.x)
     (second,) = step.logits(step.adversarial())
     return step.loss(first) + step.loss(second)
 
 
+@starts_at_zero
 @pytest.mark.parametrize("objective", [at, mixed, Trades(), clean, two_passes])
 def test_sigma_moves_once_a_step_by_the_first_pass(objective: Callable[[Step], Tensor]) -> None:
     model = tiny.student().train()
@@ -110,6 +115,7 @@ def test_sigma_moves_once_a_step_by_the_first_pass(objective: Callable[[Step], T
     assert not any(layer.sigma_frozen for _, layer in stochastic_layers(model))
 
 
+@starts_at_zero
 def test_attack_leaves_the_model_as_found() -> None:
     model = tiny.student().train()
     model[1].eval()
