@@ -53,6 +53,7 @@ def _world_size() -> int:
 
 
 def _all_gather(moments: Tensor) -> Tensor:
-    gathered = moments.new_empty(_world_size(), *moments.shape)
+    world = _world_size()
+    gathered = moments.new_empty(world * moments.shape[0], *moments.shape[1:])  # gloo knows no new dimension
     torch.distributed.all_gather_into_tensor(gathered, moments.contiguous())
-    return gathered
+    return gathered.unflatten(0, (world, -1))

@@ -185,7 +185,9 @@ def finetune(
         finally:
             if compile:
                 student._compiled_call_impl = None
-        prepared.end_training()
+            if tracked:  # not `end_training`, which also ends the caller's process group
+                for tracker in prepared.trackers:
+                    tracker.finish()
     run.history.averaged = None if averaged is None else averaged.module
     return run.history
 
@@ -257,7 +259,9 @@ def _accelerator(
     from accelerate.state import AcceleratorState
 
     fresh = not AcceleratorState._shared_state
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, **tracked)
+    # Told nothing, Accelerate sees a single process under torchrun on a machine without a GPU.
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=cpu, **tracked)
     try:
         yield accelerator
     finally:

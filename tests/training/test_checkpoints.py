@@ -60,7 +60,7 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(tmp_path: Path) -> No
     whole = path.read_bytes()
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="a.safetensors"):
+        with pytest.raises(CheckpointError, match=r"a\.safetensors"):
             read(path)
     tensors = 8 + int.from_bytes(whole[:8], "little")
     for position in range(tensors, len(whole), 5):

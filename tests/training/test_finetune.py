@@ -13,7 +13,7 @@ import training_models as tiny
 from torch import Tensor, nn
 
 import stocnoise
-from stocnoise import Callback, GammaSchedule, Learn2Perturb, StocFixed, StocL2P, Step, stochastic_layers
+from stocnoise import Callback, GammaSchedule, Learn2Perturb, Step, StocFixed, StocL2P, stochastic_layers
 from stocnoise.training.checkpoints import Checkpoints
 
 
