@@ -39,5 +39,13 @@ class FileFormatError(StocnoiseError, ValueError):
     """A file is truncated, altered, of a newer version, or not one of ours."""
 
 
+class CheckpointError(StocnoiseError, RuntimeError):
+    """A checkpoint could not be written or read, or is not of this run. Good ones are left as they are."""
+
+
+class NonFiniteError(StocnoiseError, ArithmeticError):
+    """Training produced NaN or infinity. The weights are those from before the step that did."""
+
+
 class UncalibratedWarning(UserWarning):
     """A student that has seen no batch (sigma = 0) is used in eval mode: it is still deterministic."""

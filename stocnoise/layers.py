@@ -145,10 +145,11 @@ class StochasticActivation(nn.Module):
             return cast(Tensor, result)
         y, moments = cast(tuple[Tensor, Tensor], result)
         if not recomputing:
-            functional.update_sigma(
-                self.sigma, self.sigma_before, self.num_batches_tracked, gather_moments(moments), self.alpha
-            )
+            gather_moments(moments, self._move_sigma)
         return y
+
+    def _move_sigma(self, moments: Tensor) -> None:
+        functional.update_sigma(self.sigma, self.sigma_before, self.num_batches_tracked, moments, self.alpha)
 
     def _notice_if_uncalibrated(self) -> None:
         # Reading a buffer would synchronise a GPU; this happens until σ is first seen to be filled, and never again.
@@ -180,7 +181,7 @@ class StochasticActivation(nn.Module):
         """A teacher's state has no σ, γ or count: then they keep their values, also under `strict`."""
         own = [prefix + name for name in ("sigma", "gamma", "num_batches_tracked")]
         if not any(key in state_dict for key in own):
-            state_dict = {**state_dict, **{key: self._buffers[key.removeprefix(prefix)] for key in own}}
+            state_dict = {**state_dict, **{key: getattr(self, key.removeprefix(prefix)) for key in own}}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

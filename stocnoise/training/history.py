@@ -1,0 +1,106 @@
+"""What a run did, epoch by epoch, as data and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, overload
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The figures of one epoch. Accuracies are fractions; None where nothing measured them."""
+
+    epoch: int
+    """Counted from 1."""
+    loss: float
+    """Mean of the objective over the epoch's training examples."""
+    accuracy: float | None
+    """Of training examples as they are, in the passes that the objective made."""
+    robust_accuracy: float | None
+    """Of training examples under the training attack."""
+    val_accuracy: float | None
+    val_robust_accuracy: float | None
+    gamma: float | None
+    """γ of this epoch, the mean over layers; None without stochastic layers."""
+    sigma: dict[str, float] = field(default_factory=dict)
+    """Each stochastic layer's σ after the epoch, the mean over its channels."""
+    lr: float = 0.0
+    """Learning rate of the first parameter group at the end of the epoch."""
+    seconds: float = 0.0
+
+
+class History(Sequence[Epoch]):
+    """The epochs of a run in order: `history[-1].accuracy`, `len(history)`, `history.plot("run.png")`."""
+
+    def __init__(self, epochs: Sequence[Epoch] = ()) -> None:
+        self._epochs = list(epochs)
+        self.averaged: nn.Module | None = None
+        """With `finetune(..., ema=…)`, the student with averaged weights."""
+
+    @overload
+    def __getitem__(self, index: int) -> Epoch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Epoch]: ...
+    def __getitem__(self, index: int | slice) -> Epoch | list[Epoch]:
+        return self._epochs[index]
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        return iter(self._epochs)
+
+    def append(self, epoch: Epoch) -> None:
+        self._epochs.append(epoch)
+
+    def replace(self, epochs: Sequence[Epoch]) -> None:
+        """Hold these epochs instead."""
+        self._epochs = list(epochs)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """One dict an epoch, plain data."""
+        return [asdict(epoch) for epoch in self]
+
+    @classmethod
+    def from_dict(cls, data: list[dict[str, Any]]) -> History:
+        """What `to_dict` gave."""
+        return cls([Epoch(**figures) for figures in data])
+
+    def plot(self, path: str | None = None) -> Any:
+        """Draw accuracy, robust accuracy, γ, and σ of each layer over the epochs; needs matplotlib.
+
+        Args:
+            path: also save the picture there.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(12, 3.6), layout="constrained")
+        accuracy, gamma, sigma = figure.subplots(1, 3)
+        for name in ("accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy"):
+            points = [(e.epoch, getattr(e, name)) for e in self if getattr(e, name) is not None]
+            if points:
+                accuracy.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        if accuracy.lines:
+            accuracy.legend()
+        accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+        noisy = [e for e in self if e.gamma is not None]
+        gamma.plot([e.epoch for e in noisy], [e.gamma for e in noisy], marker=".", drawstyle="steps-mid")
+        gamma.set(xlabel="epoch", ylabel="γ")
+        layers = list(self[-1].sigma) if len(self) else []
+        for i, layer in enumerate(layers):
+            shade = str(0.75 * (1 - i / len(layers)))  # light to dark with depth: names would not fit
+            epochs = [e for e in self if layer in e.sigma]
+            label = layer if i in (0, len(layers) - 1) else None
+            sigma.plot([e.epoch for e in epochs], [e.sigma[layer] for e in epochs], color=shade, label=label)
+        if layers:
+            sigma.legend()
+        sigma.set(xlabel="epoch", ylabel="σ of each layer (channel mean)")
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure

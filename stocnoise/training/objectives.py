@@ -1,0 +1,161 @@
+"""What a training step minimises: an objective is a function of a `Step` that returns the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stocnoise.attacks import PGD, Attack
+from stocnoise.attacks.base import Target, as_labels, attack_mode, class_logits
+from stocnoise.controls import freeze_sigma, stochastic_layers
+from stocnoise.distributed import one_message
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+AttackTarget = Literal["label", "prediction"]
+
+
+class Step:
+    """One training batch, and what an objective can do with it.
+
+    `step.x` and `step.y` are the batch; `step.adversarial()` attacks it; `step.logits(images, …)` is the training pass.
+
+    σ and BatchNorm see the images of the first `logits` call of the step, all of them in one pass: with
+    `step.logits(step.x, adversarial)` the batch is the clean and the adversarial half together. In further calls of the
+    same step σ stands still, so that it moves once a step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        attack: Attack,
+        attack_target: AttackTarget = "label",
+        criterion: Criterion = F.cross_entropy,
+        epoch: int = 0,
+    ) -> None:
+        self.model = model
+        self.x = x
+        self.y = y
+        self.epoch = epoch
+        """Epochs that are over."""
+        self.attack = attack
+        self.images: tuple[Tensor, ...] = ()
+        """The images of the last `logits` call."""
+        self.correct: dict[str, tuple[Tensor, int]] = {}
+        """By "clean" and "adversarial": how many images the training passes got right, and of how many."""
+        self._attack_target = attack_target
+        self._criterion = criterion
+        self._adversarial: list[Tensor] = []
+
+    def adversarial(self, attack: Attack | None = None, target: Tensor | None = None) -> Tensor:
+        """Adversarial images for `x`, by the run's attack against labels (or clean predictions, as the run was told).
+
+        Args:
+            attack: another attack.
+            target: another target, whatever the attack's loss takes.
+        """
+        if target is None and self._attack_target == "label":
+            target = self.y
+        self._adversarial.append((attack or self.attack)(self.model, self.x, target))
+        return self._adversarial[-1]
+
+    def logits(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """The logits (B, C) of each batch of images, all from one pass in training mode."""
+        first, self.images = not self.images, images
+        with one_message(), nullcontext() if first else self._sigma_frozen():
+            together = class_logits(self.model(torch.cat(images) if len(images) > 1 else images[0]))
+        parts = together.split([len(part) for part in images])
+        for part, logits in zip(images, parts, strict=True):
+            kind = "clean" if part is self.x else "adversarial" if self._is_adversarial(part) else None
+            if kind is not None:
+                right = (logits.detach().argmax(1) == as_labels(self.y)).sum()
+                before, of = self.correct.get(kind, (torch.zeros_like(right), 0))
+                self.correct[kind] = (before + right, of + len(part))
+        return parts
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The run's criterion (default cross-entropy) against `y`."""
+        return self._criterion(logits, self.y)
+
+    def _is_adversarial(self, images: Tensor) -> bool:
+        return any(images is made for made in self._adversarial)
+
+    def _sigma_frozen(self) -> AbstractContextManager[Any]:
+        return freeze_sigma(self.model) if any(stochastic_layers(self.model)) else nullcontext()
+
+
+Objective = Callable[[Step], Tensor]
+
+
+def clean(step: Step) -> Tensor:
+    """L(f(x), y)."""
+    (logits,) = step.logits(step.x)
+    return step.loss(logits)
+
+
+def at(step: Step) -> Tensor:
+    """L(f(x'), y), x' adversarial. Source: Madry et al., ICLR 2018."""
+    (logits,) = step.logits(step.adversarial())
+    return step.loss(logits)
+
+
+def mixed(step: Step) -> Tensor:
+    """½ L(f(x), y) + ½ L(f(x'), y), both in one pass."""
+    on_clean, on_adversarial = step.logits(step.x, step.adversarial())
+    return (step.loss(on_clean) + step.loss(on_adversarial)) / 2
+
+
+def kl_divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """KL(p ‖ softmax(z)) of each row, shape (B,); p (B, C)."""
+    return F.kl_div(F.log_softmax(logits, 1), probabilities, reduction="none").sum(1)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """L(f(x), y) + β · mean KL(f(x) ‖ f(x')), x' maximising the same divergence.
+
+    The attack's target is one draw of f(x), in eval mode, held for all its steps: a new draw at each step would move
+    the goal. The loss takes f(x) and f(x') from one training pass.
+
+    Args:
+        beta: β, what robustness is worth.
+
+    Source: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
+    """
+
+    beta: float = 6.0
+
+    def __call__(self, step: Step) -> Tensor:
+        attack = step.attack
+        if not isinstance(attack, PGD) or not attack.random_start:
+            raise ValueError('objective "trades" needs an attack PGD(random_start=True): at x itself its loss is flat')
+        with attack_mode(step.model, attack.batch_norm):
+            target = Target(step.model, step.x.dtype, eot=1).logits(step.x)[0].softmax(1)
+        adversarial = step.adversarial(replace(attack, loss=kl_divergence), target)
+        on_clean, on_adversarial = step.logits(step.x, adversarial)
+        divergence = kl_divergence(on_adversarial.float(), on_clean.float().softmax(1)).mean()
+        return step.loss(on_clean) + self.beta * divergence
+
+
+_NAMED: dict[str, Objective] = {"at": at, "trades": Trades(), "mixed": mixed, "clean": clean}
+
+
+def make_objective(choice: str | Objective) -> Objective:
+    """The objective of that name, or the given one."""
+    if callable(choice):
+        return choice
+    if choice not in _NAMED:
+        raise ValueError(f"objective must be one of {', '.join(_NAMED)}, or a function of a Step, not {choice!r}")
+    return _NAMED[choice]
+
+
+def check_attack_target(choice: str) -> None:
+    if choice not in get_args(AttackTarget):
+        raise ValueError(f"attack_target must be 'label' or 'prediction', not {choice!r}")

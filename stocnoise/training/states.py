@@ -1,0 +1,56 @@
+"""The state of a model and its optimiser as whole tensors, sharded or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP (either version) holds the parameters in shards."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    return wrapped or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def get_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(model state, optimiser state) under the names of the bare model.
+
+    Sharded, this is a collective and only the main process receives them.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    if not is_sharded(model):
+        return model.state_dict(), optimizer.state_dict()
+    from torch.distributed.checkpoint import state_dict as whole
+
+    options = whole.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return whole.get_state_dict(model, optimizer, options=options)
+
+
+def set_states(
+    model: nn.Module, optimizer: torch.optim.Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]
+) -> None:
+    """Take back what `get_states` gave; every process holds it. ValueError if it is of another optimiser."""
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    if not is_sharded(model):
+        optimizer.load_state_dict(optimizer_state)
+        model.load_state_dict(model_state)
+        return
+    from torch.distributed.checkpoint import state_dict as whole
+
+    whole.set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=model_state,
+        optim_state_dict=optimizer_state,
+        options=whole.StateDictOptions(full_state_dict=True, cpu_offload=True),
+    )
