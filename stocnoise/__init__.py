@@ -1,7 +1,20 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
 from stocnoise import functional
-from stocnoise.attacks import BIM, MIM, PGD, normalized
+from stocnoise.attacks import (
+    APGD,
+    BIM,
+    CW,
+    MIM,
+    PGD,
+    Attack,
+    AutoAttack,
+    Boundary,
+    HopSkipJump,
+    RandomNoise,
+    Transfer,
+    normalized,
+)
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.errors import (
     AlreadyConvertedError,
@@ -15,6 +28,7 @@ from stocnoise.errors import (
     UnsupportedActivationError,
     WrappedModelError,
 )
+from stocnoise.evaluation import Report, evaluate, plot_asr
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -26,18 +40,28 @@ from stocnoise.layers import (
     StocReLUEMA,
     StocSiLUEMA,
 )
+from stocnoise.prediction import Prediction, predict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGD",
     "BIM",
+    "CW",
     "MIM",
     "PGD",
     "AlreadyConvertedError",
+    "Attack",
+    "AutoAttack",
+    "Boundary",
     "ConversionError",
     "ExampleInputError",
     "FileFormatError",
+    "HopSkipJump",
     "NothingConvertedError",
+    "Prediction",
+    "RandomNoise",
+    "Report",
     "ScriptedModelError",
     "StocEMA",
     "StocGELUEMA",
@@ -49,15 +73,19 @@ __all__ = [
     "StocSiLUEMA",
     "StochasticActivation",
     "StocnoiseError",
+    "Transfer",
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
     "calibrate",
     "deterministic",
+    "evaluate",
     "fixed_noise",
     "freeze_sigma",
     "functional",
     "normalized",
+    "plot_asr",
+    "predict",
     "set_gamma",
     "stochastic_layers",
 ]

@@ -171,7 +171,7 @@ class Attack(ABC):
             # clone: an inference tensor must not be saved for a backward pass.
             images = x.detach().clone() if x.is_inference() else x.detach()
             labels = None if y is None else y.detach().clone() if y.is_inference() else y.detach()
-            largest_label = _check(images, labels)
+            largest_label = check_input(images, labels)
             if len(images) == 0:
                 return images.clone()
             target = Target(model, images.dtype, self.eot, largest_label)
@@ -232,7 +232,7 @@ def _own_autocast_cache() -> Iterator[None]:
             torch.clear_autocast_cache()
 
 
-def _check(x: Tensor, y: Tensor | None) -> int:
+def check_input(x: Tensor, y: Tensor | None) -> int:
     """ValueError for images or labels that no attack can use; else the largest label, at the cost of one look at x."""
     if not x.is_floating_point():
         raise ValueError(f"images must be floating point in [0, 1], not {x.dtype}: divide by 255")
