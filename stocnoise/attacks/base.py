@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,9 +183,20 @@ class Attack(ABC):
                 found = self.run(target, work, labels, generator)
             return found.detach().to(images.dtype)
 
+    def __str__(self) -> str:
+        """The settings as a reader needs them to run it again, ε aside: functions and models by their names."""
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "eps"}
+        return f"{type(self).__name__}({', '.join(f'{name}={_named(value)}' for name, value in shown.items())})"
+
     @abstractmethod
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """The search itself: x and y are checked, the model is in attack mode, gradients are enabled."""
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    return getattr(value, "__name__", str(value))
 
 
 @dataclass(frozen=True, kw_only=True)

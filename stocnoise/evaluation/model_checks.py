@@ -20,6 +20,8 @@ def model_warnings(model: nn.Module, x: Tensor, y: Tensor, eot: int, stochastic:
     yield from _output(model, x)
     yield from _gradients(model, x, y, eot)
     yield from _rows(model, x)
+    if stochastic:
+        yield from _noise_on_output(model, x)
 
 
 def _noise(model: nn.Module, stochastic: bool) -> Iterator[str]:
@@ -78,4 +80,24 @@ def _rows(model: nn.Module, x: Tensor) -> Iterator[str]:
         yield (
             "what the model says about an image depends on the other images of the batch: attacks on a batch then "
             "work on something else than the model that is used image by image"
+        )
+
+
+def _noise_on_output(model: nn.Module, x: Tensor) -> Iterator[str]:
+    """Noise within a network changes its gradients from draw to draw; noise on the logits does not."""
+    with torch.enable_grad():
+        logits, gradients = [], []
+        for _ in range(2):
+            images = x.detach().clone().requires_grad_()
+            logits.append(class_logits(model(images)).float())
+            if not logits[-1].requires_grad:
+                return
+            weights = torch.linspace(-1, 1, logits[-1].shape[1], device=x.device)
+            gradients.append(torch.autograd.grad((logits[-1] * weights).sum(), images)[0].float())
+    moved = (logits[0] - logits[1]).norm() / logits[0].norm()
+    turned = (gradients[0] - gradients[1]).norm() / gradients[0].norm().clamp_min(1e-30)
+    if turned < 1e-3 * moved:
+        yield (
+            "the noise changes the model's answers but not their gradients, as if it were added to the logits: it "
+            "blurs the answers to attacks that query the model, and protects nothing"
         )

@@ -112,7 +112,7 @@ def evaluate(
         eot=eot,
         draws=draws,
         seed=seed,
-        name=type(model).__name__ if name is None else name,
+        name=name or type(pixel_model(model, None, None)).__name__,
     )
     run.jobs_for(stochastic=True)  # what cannot run is said before anything is computed
     if model.training:
