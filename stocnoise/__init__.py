@@ -1,7 +1,20 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
 from stocnoise import functional
-from stocnoise.attacks import BIM, MIM, PGD, normalized
+from stocnoise.attacks import (
+    APGD,
+    BIM,
+    CW,
+    MIM,
+    PGD,
+    Attack,
+    AutoAttack,
+    Boundary,
+    HopSkipJump,
+    RandomNoise,
+    Transfer,
+    normalized,
+)
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
@@ -19,6 +32,7 @@ from stocnoise.errors import (
     WrappedModelError,
 )
 from stocnoise.files import load, save
+from stocnoise.evaluation import Report, evaluate, plot_asr
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -41,11 +55,14 @@ from stocnoise.training import (
     finetune,
     parameter_groups,
 )
+from stocnoise.prediction import Prediction, predict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGD",
     "BIM",
+    "CW",
     "MIM",
     "PGD",
     "AlreadyConvertedError",
@@ -58,7 +75,17 @@ __all__ = [
     "History",
     "Learn2Perturb",
     "NonFiniteError",
+    "Attack",
+    "AutoAttack",
+    "Boundary",
+    "ConversionError",
+    "ExampleInputError",
+    "FileFormatError",
+    "HopSkipJump",
     "NothingConvertedError",
+    "Prediction",
+    "RandomNoise",
+    "Report",
     "ScriptedModelError",
     "Site",
     "Step",
@@ -76,6 +103,7 @@ __all__ = [
     "StocnoiseError",
     "Summary",
     "Trades",
+    "Transfer",
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
@@ -84,6 +112,7 @@ __all__ = [
     "deterministic",
     "find_sites",
     "finetune",
+    "evaluate",
     "fixed_noise",
     "freeze_sigma",
     "functional",
@@ -94,6 +123,8 @@ __all__ = [
     "revert",
     "save",
     "normalized",
+    "plot_asr",
+    "predict",
     "set_gamma",
     "stochastic_layers",
     "summary",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ class Attack(ABC):
             # clone: an inference tensor must not be saved for a backward pass.
             images = x.detach().clone() if x.is_inference() else x.detach()
             labels = None if y is None else y.detach().clone() if y.is_inference() else y.detach()
-            largest_label = _check(images, labels)
+            largest_label = check_input(images, labels)
             if len(images) == 0:
                 return images.clone()
             target = Target(model, images.dtype, self.eot, largest_label)
@@ -182,9 +183,20 @@ class Attack(ABC):
                 found = self.run(target, work, labels, generator)
             return found.detach().to(images.dtype)
 
+    def __str__(self) -> str:
+        """The settings as a reader needs them to run it again, ε aside: functions and models by their names."""
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "eps"}
+        return f"{type(self).__name__}({', '.join(f'{name}={_named(value)}' for name, value in shown.items())})"
+
     @abstractmethod
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """The search itself: x and y are checked, the model is in attack mode, gradients are enabled."""
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    return getattr(value, "__name__", str(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +244,7 @@ def _own_autocast_cache() -> Iterator[None]:
             torch.clear_autocast_cache()
 
 
-def _check(x: Tensor, y: Tensor | None) -> int:
+def check_input(x: Tensor, y: Tensor | None) -> int:
     """ValueError for images or labels that no attack can use; else the largest label, at the cost of one look at x."""
     if not x.is_floating_point():
         raise ValueError(f"images must be floating point in [0, 1], not {x.dtype}: divide by 255")
