@@ -3,7 +3,7 @@
 from stocnoise import functional
 from stocnoise.attacks import BIM, MIM, PGD, normalized
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
-from stocnoise.conversion import Site, convert, find_sites, register_activation, revert
+from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
     AlreadyConvertedError,
     CheckpointError,
@@ -18,6 +18,7 @@ from stocnoise.errors import (
     UnsupportedActivationError,
     WrappedModelError,
 )
+from stocnoise.files import load, save
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -73,6 +74,7 @@ __all__ = [
     "StocSiLUEMA",
     "StochasticActivation",
     "StocnoiseError",
+    "Summary",
     "Trades",
     "UncalibratedWarning",
     "UnsupportedActivationError",
@@ -85,10 +87,13 @@ __all__ = [
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "load",
     "normalized",
     "parameter_groups",
     "register_activation",
     "revert",
+    "save",
     "set_gamma",
     "stochastic_layers",
+    "summary",
 ]
