@@ -1,4 +1,4 @@
-"""A training loop of one's own, made stochastic and adversarial by the lines marked `#`: about 20 seconds on a CPU.
+"""A training loop of one's own, made stochastic and adversarial by the lines marked `#`.
 
 python examples/own_loop.py
 """
@@ -6,6 +6,7 @@ python examples/own_loop.py
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
 def network() -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = [1, 16, 32, 32]
-    for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+    for i, (before, after) in enumerate(itertools.pairwise(channels)):
         layers += [nn.Conv2d(before, after, 3, stride=1 + i % 2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
 
