@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise import layers as _layers
+from stocnoise import noises as _noises
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert
 from stocnoise.conversion.example import Example
@@ -200,7 +201,7 @@ def _differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
 
 
 def _layer_named(name: str) -> type[StochasticActivation]:
-    found = getattr(_layers, name, None)
+    found = getattr(_layers, name, None) or getattr(_noises, name, None)
     if found is None:
         raise FileFormatError(
             f"this student's noise is a {name}, which is not stocnoise's own: pass it as layer={name}"

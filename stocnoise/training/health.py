@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stocnoise.controls import freeze_sigma, stochastic_layers
+
 
 def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...]) -> str:
     """What first produced NaN or infinity when `images` went through `model`, in words.
 
-    The pass is made again, with a look at every module; then parameters and gradients are looked at. Buffers are put
-    back. `model` is the bare module, not a wrapper.
+    The pass is made again, with a look at every module; then gradients are looked at. Buffers are put back. `model` is
+    the bare module, not a wrapper. In a process group every process must call this.
     """
-    if not all(torch.isfinite(part).all() for part in images):
-        return "the images themselves"
     origins: list[str] = []
     broken_input: dict[nn.Module, bool] = {}
     names = {module: name or type(module).__name__ for name, module in model.named_modules()}
@@ -33,8 +33,12 @@ def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...]) -> str:
             if broken:
                 origins[0] += f", whose {' and '.join(broken)} already held it"
 
-    with _observed(model, before, after), torch.no_grad():
+    # σ stands still: its message would wait for ranks that look elsewhere.
+    still = freeze_sigma(model) if any(stochastic_layers(model)) else nullcontext()
+    with still, _observed(model, before, after), torch.no_grad():
         model(torch.cat(images))
+    if not all(torch.isfinite(part).all() for part in images):
+        return "the images themselves"
     if origins:
         return origins[0]
     for name, parameter in reversed(list(model.named_parameters())):  # the backward pass begins at the end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 
 from stocnoise.attacks import PGD, Attack
 from stocnoise.controls import stochastic_layers
@@ -123,6 +125,8 @@ def finetune(
     schedule = _own_schedule(gamma, student, epochs, every_callback)
     _check_loader(train_loader)
     checkpoints = _open(checkpoint_dir, keep_checkpoints, resume)
+    if checkpoints is not None:
+        _warn_of_workers(train_loader)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     tracked = {} if log_with is None else {"log_with": log_with, "project_dir": str(checkpoint_dir or "runs")}
 
@@ -138,6 +142,10 @@ def finetune(
         if compile:
             student.compile()
         batches = len(loader)
+        if not isinstance(loader, DataLoader) and (
+            prepared.num_processes > 1 or prepared.gradient_accumulation_steps > 1
+        ):
+            raise ValueError("sharing batches between processes, and accumulate, need a torch DataLoader")
         steps = -(-batches // prepared.gradient_accumulation_steps)
         if tracked:
             prepared.init_trackers("stocnoise")
@@ -175,6 +183,10 @@ def finetune(
                 "processes": prepared.num_processes,
                 "precision": prepared.mixed_precision,
                 "optimizer": type(_bare(own_optimizer)).__name__,
+                "lr": lr if optimizer is None else None,
+                "weight_decay": weight_decay if optimizer is None else None,
+                "max_grad_norm": max_grad_norm,
+                "criterion": describe(criterion),
                 "ema": ema,
                 "callbacks": [type(callback).__name__ for callback in every_callback],
             },
@@ -219,6 +231,15 @@ def _own_schedule(
     if gamma.epochs not in (None, epochs):
         raise ValueError(f"{gamma!r} is for {gamma.epochs} epochs, the run for {epochs}")
     return GammaSchedule(gamma.init, gamma.max, gamma.interval, epochs)
+
+
+def _warn_of_workers(loader: Iterable[Any]) -> None:
+    if getattr(loader, "persistent_workers", False):
+        warnings.warn(
+            "train_loader has persistent workers, whose random numbers no checkpoint holds: a run resumed from one "
+            "augments its images differently; with persistent_workers=False it is exact",
+            stacklevel=3,
+        )
 
 
 def _open(folder: str | Path | None, keep: int, resume: bool) -> Checkpoints | None:

@@ -26,8 +26,9 @@ def take(trainer: Trainer) -> Path | None:
     from accelerate.utils import broadcast_object_list, gather_object
 
     run, accelerator = trainer.run, trainer.accelerator
-    # What differs between processes: random numbers, and the figures of the epoch so far.
-    own = {"random": random_state(accelerator.device), "tally": trainer.tally.cpu()}
+    # What differs between processes: random numbers, the figures of the epoch so far, and BatchNorm's statistics,
+    # which DDP makes equal only as the next training pass begins, after that step's attack.
+    own = {"random": random_state(accelerator.device), "tally": trainer.tally.cpu(), "buffers": _buffers(trainer)}
     processes = gather_object([own])
     model, optimizer = get_states(trainer.model, _bare_optimizer(trainer))
     path: Path | None = None
@@ -86,11 +87,20 @@ def restore(trainer: Trainer, path: Path, tree: dict[str, Any]) -> dict[str, Any
     for callback, state in zip(trainer.callbacks, tree["callbacks"], strict=True):
         callback.load_state_dict(state)
     own = tree["processes"][accelerator.process_index]
+    for mine, kept in zip(_buffers(trainer), own["buffers"], strict=True):
+        mine.copy_(kept)
     trainer.tally = own["tally"].to(trainer.tally)
     run.epoch, run.step, trainer.batch, run.stop = tree["epoch"], tree["step"], tree["batch"], tree["stop"]
     # The same object: a callback may hold it.
     run.history.replace(History.from_dict(tree["history"]))
     return own["random"] if trainer.batch else None
+
+
+def _buffers(trainer: Trainer) -> list[Tensor]:
+    if trainer.accelerator.num_processes == 1:
+        return []
+    models = [trainer.student] if trainer.averaged is None else [trainer.student, trainer.averaged.module]
+    return [buffer for model in models for buffer in model.buffers()]
 
 
 def _check_same_run(trainer: Trainer, path: Path, tree: dict[str, Any]) -> None:

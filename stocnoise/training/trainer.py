@@ -262,6 +262,8 @@ class Trainer:
         if math.isfinite(size.item()):
             return
         origin = non_finite_origin(self.student, step.images)
+        if self.accelerator.num_processes > 1:
+            origin += f" (process {self.accelerator.process_index})"
         newest = self.checkpoints.paths() if self.checkpoints is not None else []
         last = f"the last good checkpoint is {newest[-1]}" if newest else "there is no checkpoint"
         raise NonFiniteError(

@@ -133,6 +133,8 @@ def resumes(folder: Path, rank: int) -> dict[str, bool]:
         tiny.finetune(
             model,
             tiny.loader(batch_size=4),
+            epochs=3,
+            attack=stocnoise.PGD(eps=0.1, steps=20),
             checkpoint_dir=folder / name,
             checkpoint_every=1,
             resume=True,

@@ -231,6 +231,7 @@ def test_progress_bar_shows_the_figures(capsys: pytest.CaptureFixture[str]) -> N
         ({"gamma": GammaSchedule(epochs=7)}, "7 epochs"),
         ({"train_loader": iter([])}, "no length"),
         ({"train_loader": []}, "empty"),
+        ({"train_loader": [tiny.data(8).tensors], "accumulate": 2}, "DataLoader"),
     ],
 )
 def test_bad_settings_are_named_before_anything_changes(settings: dict[str, Any], words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_noise_has_the_stated_scale_in_train_and_eval(kind: type[StochasticActiv
 
 
 @pytest.mark.parametrize("kind", [StocFixed, StocL2P])
-def test_converted_students_behave_as_students_do(kind: type[StochasticActivation]) -> None:
+def test_converted_students_behave_as_students_do(kind: type[StochasticActivation], tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3)).eval()
     x = torch.rand(5, 1, 6, 6)
@@ -66,6 +67,9 @@ def test_converted_students_behave_as_students_do(kind: type[StochasticActivatio
     for other in (copy.deepcopy(student), pickle.loads(pickle.dumps(student))):
         other.load_state_dict(student.state_dict())
         assert tiny.same(other.state_dict(), student.state_dict())
+    stocnoise.save(student, tmp_path / "student.safetensors")
+    loaded = stocnoise.load(tmp_path / "student.safetensors", teacher)
+    assert tiny.same(loaded.state_dict(), student.state_dict())
     stocnoise.set_gamma(student, 0.0)
     assert torch.equal(student(x), teacher(x))
 

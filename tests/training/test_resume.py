@@ -52,14 +52,18 @@ class Interrupt(stocnoise.Callback):
         self.steps = state["steps"]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_interrupted_run_resumes_bit_for_bit(tmp_path: Path, workers: int, precision: str) -> None:
+@pytest.mark.parametrize(
+    "loading",
+    [{}, {"generator": torch.Generator()}, pytest.param({"num_workers": 2}, marks=pytest.mark.slow)],
+    ids=["plain", "own generator", "workers"],
+)
+def test_interrupted_run_resumes_bit_for_bit(tmp_path: Path, loading: dict[str, Any], precision: str) -> None:
     def run(folder: str, step: int | None) -> tuple[torch.nn.Module, stocnoise.History, Interrupt]:
         model, interrupt = tiny.student(), Interrupt(step)
         history = tiny.finetune(
             model,
-            tiny.loader(num_workers=workers),
+            tiny.loader(**loading),
             precision=precision,
             ema=0.5,
             optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3),
@@ -115,6 +119,7 @@ def test_another_model_is_refused_untouched(tmp_path: Path) -> None:
         ({"seed": 1}, "seed: 0 → 1"),
         ({"train_loader": DataLoader(tiny.data(), batch_size=4)}, "batches: 3 → 6"),
         ({"optimizer": torch.optim.Adam}, "optimizer: SGD → Adam"),
+        ({"lr": 0.1}, "lr: 0.05 → 0.1"),
     ],
 )
 def test_other_settings_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
@@ -134,3 +139,9 @@ def test_a_truncated_newest_stops_and_its_removal_goes_on(tmp_path: Path) -> Non
     newest.unlink()
     tiny.finetune(resumed, checkpoint_dir=tmp_path, resume=True)
     assert tiny.same(whole.state_dict(), resumed.state_dict())
+
+
+def test_persistent_workers_are_warned_of(tmp_path: Path) -> None:
+    loader = tiny.loader(num_workers=1, persistent_workers=True)
+    with pytest.warns(UserWarning, match="persistent_workers=False"):
+        tiny.finetune(tiny.student(), loader, epochs=1, checkpoint_dir=tmp_path)
