@@ -58,8 +58,8 @@ def convert(
     Args:
         model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
         example_input: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
-            Only shapes and dtypes matter; nothing is computed. Default: the input size in `model.pretrained_cfg`, or
-            (3, 224, 224). A batch of one is taken twice, for BatchNorm.
+            Only shapes and dtypes matter: nothing is computed, but the forward runs, hooks included. Default: the input
+            size in `model.pretrained_cfg`, or (3, 224, 224). A batch of one is taken twice, for BatchNorm.
         include: convert only these sites: name globs, types of modules, or a predicate (name, module) -> bool.
         exclude: leave these sites alone; as `include`.
         layer: the noise, as the layer that stands at ReLU sites; other activations get its like.
