@@ -90,10 +90,11 @@ def forward(
             **launch.arguments,
         )
         if statistics:
-            block = min(1024, triton.next_power_of_2(launch.parts))
-            channels_each = max(1, 1024 // block)
-            merge_parts[(triton.cdiv(channels, channels_each),)](
-                parts, moments, channels, launch.parts, BLOCK_C=channels_each, BLOCK_Q=block, enable_fp_fusion=True
+            tile = 1024 if x.is_cuda else INTERPRETED_TILE
+            block_q = min(1024, triton.next_power_of_2(launch.parts))
+            block_c = min(tile // block_q, triton.next_power_of_2(channels))
+            merge_parts[(triton.cdiv(channels, block_c),)](
+                parts, moments, channels, launch.parts, BLOCK_C=block_c, BLOCK_Q=block_q, enable_fp_fusion=True
             )
     return y, moments
 
