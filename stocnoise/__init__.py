@@ -2,6 +2,7 @@
 
 from stocnoise import functional
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
+from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
     AlreadyConvertedError,
     ConversionError,
@@ -14,6 +15,7 @@ from stocnoise.errors import (
     UnsupportedActivationError,
     WrappedModelError,
 )
+from stocnoise.files import load, save
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -35,6 +37,7 @@ __all__ = [
     "FileFormatError",
     "NothingConvertedError",
     "ScriptedModelError",
+    "Site",
     "StocEMA",
     "StocGELUEMA",
     "StocGELUTanhEMA",
@@ -45,14 +48,22 @@ __all__ = [
     "StocSiLUEMA",
     "StochasticActivation",
     "StocnoiseError",
+    "Summary",
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
     "calibrate",
+    "convert",
     "deterministic",
+    "find_sites",
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "load",
+    "register_activation",
+    "revert",
+    "save",
     "set_gamma",
     "stochastic_layers",
+    "summary",
 ]
