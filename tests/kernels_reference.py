@@ -25,8 +25,9 @@ def philox_words(key: int, counter: npt.NDArray[np.uint64], rounds: int = 7) -> 
 
 def box_muller(words: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Both normals of each word, as `stocnoise.kernels.gaussian` defines them."""
-    u = (2.0 * (words >> np.uint64(10)).astype(np.float64) + 1) / 2**23
-    theta = 2 * np.pi * (2.0 * (words >> np.uint64(1) & np.uint64(511)).astype(np.float64) + 1) / 1024
+    u = (2.0 * (words >> np.uint64(9)).astype(np.float64) + 1) / 2**24
+    b = (words * np.uint64(0x4F1BBD)) & np.uint64(0x7FFFFE) | np.uint64(1)
+    theta = np.pi * (b.astype(np.float64) / 2**22 - 1)
     radius = np.sqrt(-2 * np.log(u))
     return radius * np.cos(theta), radius * np.sin(theta)
 
