@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,7 +81,9 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     name = ("rows_" if launch.rows else "columns_") + step.partition("-")[0]
     kernel = getattr(module, name)
     given = {**launch.arguments, "ACTIVATION": activation, "STATISTICS": step == "forward-train"}
-    constants = {a: given[a] for a in kernel.arg_names if a.isupper() and a in given and a not in ("N", "C", "S", "R", "W")}
+    constants = {
+        a: given[a] for a in kernel.arg_names if a.isupper() and a in given and a not in ("N", "C", "S", "R", "W")
+    }
     types = {"sigma_ptr": "*fp32", "gamma_ptr": "*fp32", "parts_ptr": "*fp32", "seed_ptr": "*i64", "slope": "fp32"}
     signature = {
         a: "constexpr" if a in constants else types.get(a, "*" + dtype if a.endswith("_ptr") else "i32")

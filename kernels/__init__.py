@@ -2,15 +2,16 @@
 
 The same three functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for CPU tensors under TRITON_INTERPRET=1.
 
-No input is copied, but for layouts that differ in more than gaps between blocks (see `layout.gap_of`): these are
-gathered into the memory of the result, and the kernel then runs there in place. Such are permuted or expanded views; a
-slice of channels or of the batch is read as it is.
+Dense inputs, however permuted, and slices of the batch or of channels are read as they are. Others (expanded, every
+second column, see `layout.gap_of`) are gathered into the memory of the result, where the kernel then runs in place;
+with statistics, into a buffer, since there programs read elements that others overwrite.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -27,8 +28,10 @@ __all__ = ["backward", "forward", "update_sigma"]
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be x's."""
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
+    """Triton launches on the current device, which need not be x's; the interpreter's NumPy warns of inf − inf."""
+    if not x.is_cuda:
+        return np.errstate(all="ignore")
+    if x.device.index != torch.cuda.current_device():
         return torch.cuda.device(x.device)
     return nullcontext()
 
@@ -70,7 +73,7 @@ def forward(
         return aten.forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
     gap = gap_of(tuple(x.shape), x.stride(), y.stride(), channel_dim)
     if gap is None:
-        x, gap = y.copy_(x), 0
+        x, gap = (torch.empty_like(y) if statistics else y).copy_(x), 0
     launch = _launch(y, channel_dim, gap > 0, shared)
     parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
     moments = torch.empty(3, channels if statistics else 0, device=x.device)

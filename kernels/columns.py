@@ -95,7 +95,7 @@ def columns_forward(
         gap = r.to(tl.int64) * gap8 * 8 if STRIDED else 0
         x = tl.load(x_ptr + gap + index, mask=mask, other=0.0).to(tl.float32)
         z = noise(seed, group, period, SHARED, GROUPED, FAST)
-        y = activate(tl.fma(z, scale, x), slope, ACTIVATION)
+        y = activate(tl.fma(z, scale, x), slope, ACTIVATION, FAST)
         tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=mask)
         if STATISTICS:
             d = tl.where(mask, x - pivot[None, :], 0.0)
@@ -155,5 +155,5 @@ def columns_backward(
         x = tl.load(x_ptr + gap + index, mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(grad_ptr + grad_gap + index, mask=mask, other=0.0).to(tl.float32)
         z = noise(seed, group, period, SHARED, GROUPED, FAST)
-        dx = grad * derivative(tl.fma(z, scale, x), slope, ACTIVATION)
+        dx = grad * derivative(tl.fma(z, scale, x), slope, ACTIVATION, FAST)
         tl.store(dx_ptr + index, dx.to(dx_ptr.dtype.element_ty), mask=mask)

@@ -84,7 +84,7 @@ def move_sigma(
         n = tl.zeros((BLOCK,), tl.float64)
         mean = tl.zeros((BLOCK,), tl.float64)
         m2 = tl.zeros((BLOCK,), tl.float64)
-        for w in range(0, W):
+        for w in range(W):
             p_rank = moments_ptr + w * 3 * C + c
             n_w = tl.load(p_rank, mask=real, other=0.0).to(tl.float64)
             mean_w = tl.load(p_rank + C, mask=real, other=0.0).to(tl.float64)

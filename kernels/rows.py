@@ -131,13 +131,11 @@ def rows_forward(
 
     for k in range(k_first, k_last):
         for n in range(n_first, n_last):
-            group, index, load, store, own, beyond = _tile(
-                n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED
-            )
+            group, index, load, store, own, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
             gap = tl.cast(n, tl.int64) * gap8 * 8 if STRIDED else 0
             x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
             z = noise(seed, group, period, SHARED, GROUPED, FAST)
-            y = activate(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION)
+            y = activate(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION, FAST)
             tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=store)
             if STATISTICS:
                 if SHIFTED:
@@ -206,5 +204,5 @@ def rows_backward(
             x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
             grad = tl.load(grad_ptr + grad_gap + index, mask=store, other=0.0).to(tl.float32)
             z = noise(seed, group, period, SHARED, GROUPED, FAST)
-            dx = grad * derivative(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION)
+            dx = grad * derivative(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION, FAST)
             tl.store(dx_ptr + index, dx.to(dx_ptr.dtype.element_ty), mask=store)
