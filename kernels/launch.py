@@ -16,7 +16,7 @@ from .layout import GROUP, Memory, memory_of
 # Elements of a tile: 16 for each of 128 threads, two 128-bit vectors of bf16 under way. With 8 the training forward takes
 # 0.9 instructions more per element on sm_90.
 TILE = 2048
-# An interpreted program costs about 7 ms, whatever its size.
+# An interpreted turn of the loop costs about 30 ms, whatever its size: there tiles are large, and may be half empty.
 INTERPRETED_TILE = 1 << 16
 
 # Turns of a program's main loop: few enough that some thousand programs even out over any number of processors, and
@@ -46,10 +46,11 @@ def _power_above(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _covering(length: int, sizes: list[int]) -> int:
+def _covering(length: int, sizes: list[int], tile: int) -> int:
     """The largest size whose multiples cover `length` with at most 5 % more than the smallest cover."""
     covers = {size: _ceil(length, size) * size for size in sizes}
-    return max(size for size in sizes if covers[size] <= 1.05 * min(covers.values()))
+    most = (1.05 if tile <= TILE else 2.0) * min(covers.values())
+    return max(size for size in sizes if covers[size] <= most)
 
 
 def _turns_each(turns: int) -> int:
@@ -65,8 +66,8 @@ def _rows(memory: Memory, tile: int) -> Launch:
     N, C, S = memory.outer, memory.channels, memory.inner
     shifted, steady = S % GROUP != 0, memory.block % GROUP == 0
     length = S + GROUP - 1 if shifted else S
-    width = _covering(length, _powers(32, tile))
-    kc = _covering(C, _powers(1, min(_power_above(C), tile // width)))
+    width = _covering(length, _powers(32, tile), tile)
+    kc = _covering(C, _powers(1, min(_power_above(C), tile // width)), tile)
     across, along = _ceil(C, kc), _ceil(length, width)
     each = _turns_each(across * N * along)
     # Where the shift varies from block to block, rows are counted whole.
@@ -96,7 +97,7 @@ def _rows(memory: Memory, tile: int) -> Launch:
 def _columns(memory: Memory, strided: bool, tile: int) -> Launch:
     copies = GROUP // math.gcd(memory.block, GROUP)
     unit = memory.block * copies
-    bn = _covering(unit, _powers(64, 512))
+    bn = _covering(unit, _powers(64, 512), tile)
     if unit < 512 and unit % bn and not strided:
         bn = 512
         copies *= bn // unit
@@ -144,10 +145,11 @@ def plan(
         tile: elements that a program handles in a turn of its loop, at most.
     """
     memory = memory_of(shape, strides, channel_dim)
-    launch = _rows(memory, tile)
     # Rows of a few elements fill their tiles badly. Columns always fill them, but leave more parts of statistics.
-    if memory.inner == 1 or launch.waste > 1.35:
+    if memory.inner == 1 or _rows(memory, TILE).waste > 1.35:
         launch = _columns(memory, strided, tile)
+    else:
+        launch = _rows(memory, tile)
     period = memory.numel // shape[0]
     launch.arguments.update(
         numel=memory.numel,

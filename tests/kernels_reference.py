@@ -36,7 +36,7 @@ def normals(seed: int, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """z of each element index."""
     words = philox_words(seed, (index // 8).astype(np.uint64))
     cosines, sines = box_muller(words)
-    both = np.concatenate([cosines, sines], -1)
+    both = np.stack([cosines, sines], -1).reshape(*words.shape[:-1], 8)
     return np.take_along_axis(both, (index % 8)[..., None], -1)[..., 0]
 
 
