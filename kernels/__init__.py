@@ -1,3 +1,162 @@
-"""Triton kernels of the fused operation; imported as `stocnoise.kernels`, and only where Triton is installed."""
+"""Triton kernels of the fused operation; imported as `stocnoise.kernels`, and only where Triton is installed.
 
-raise ImportError("the Triton kernels are not written yet")
+The same three functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for CPU tensors under TRITON_INTERPRET=1.
+
+Dense inputs, however permuted, and slices of the batch or of channels are read as they are. Others (expanded, every
+second column, see `layout.gap_of`) are gathered into the memory of the result, where the kernel then runs in place;
+with statistics, into a buffer, since there programs read elements that others overwrite.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from stocnoise import aten
+
+from .columns import columns_backward, columns_forward
+from .launch import INTERPRETED_TILE, TILE, Launch, plan
+from .layout import GROUP, gap_of
+from .moments import merge_parts, move_sigma
+from .rows import rows_backward, rows_forward
+
+__all__ = ["backward", "forward", "update_sigma"]
+
+
+def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be x's; the interpreter's NumPy warns of inf − inf."""
+    if not x.is_cuda:
+        return np.errstate(all="ignore")
+    if x.device.index != torch.cuda.current_device():
+        return torch.cuda.device(x.device)
+    return nullcontext()
+
+
+def _launch(result: Tensor, channel_dim: int, strided: bool, shared: bool) -> Launch:
+    return plan(
+        tuple(result.shape),
+        result.stride(),
+        channel_dim,
+        strided=strided,
+        shared=shared,
+        fast=result.is_cuda and torch.version.hip is None,
+        tile=TILE if result.is_cuda else INTERPRETED_TILE,
+    )
+
+
+def _rows_are_blocks(x: Tensor) -> bool:
+    """Whether each x[i] lies together in a dense tensor of x's layout, as noise shared by all rows requires."""
+    return x.shape[0] == 1 or x.stride(0) * x.shape[0] == x.numel()
+
+
+def forward(
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    statistics: bool,
+    shared: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `stocnoise.functional.stoc_act`; returns (y, moments), moments of shape (3, 0) without `statistics`."""
+    y = torch.empty_like(x)
+    channels = x.shape[channel_dim]
+    if x.numel() == 0:
+        return y, torch.zeros(3, channels if statistics else 0, device=x.device)
+    if shared and not _rows_are_blocks(y):
+        return aten.forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
+    gap = gap_of(tuple(x.shape), x.stride(), y.stride(), channel_dim)
+    if gap is None:
+        x, gap = (torch.empty_like(y) if statistics else y).copy_(x), 0
+    launch = _launch(y, channel_dim, gap > 0, shared)
+    parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
+    moments = torch.empty(3, channels if statistics else 0, device=x.device)
+    kernel = rows_forward if launch.rows else columns_forward
+    with _on_device_of(x):
+        kernel[launch.grid](
+            x,
+            y,
+            parts,
+            sigma,
+            gamma,
+            seed,
+            gap8=gap // GROUP,
+            slope=slope,
+            ACTIVATION=activation,
+            STATISTICS=statistics,
+            **launch.arguments,
+        )
+        if statistics:
+            tile = 1024 if x.is_cuda else INTERPRETED_TILE
+            block_q = min(1024, triton.next_power_of_2(launch.parts))
+            block_c = min(tile // block_q, triton.next_power_of_2(channels))
+            merge_parts[(triton.cdiv(channels, block_c),)](
+                parts, moments, channels, launch.parts, BLOCK_C=block_c, BLOCK_Q=block_q, enable_fp_fusion=True
+            )
+    return y, moments
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    activation: str,
+    slope: float,
+    channel_dim: int,
+    shared: bool,
+) -> Tensor:
+    """grad · h′(x + noise), the noise drawn again from `seed`."""
+    dx = torch.empty_like(x)
+    if x.numel() == 0:
+        return dx
+    if shared and not _rows_are_blocks(dx):
+        return aten.backward(grad, x, sigma, gamma, seed, activation, slope, channel_dim, shared)
+    gap = gap_of(tuple(x.shape), x.stride(), dx.stride(), channel_dim)
+    grad_gap = gap_of(tuple(x.shape), grad.stride(), dx.stride(), channel_dim)
+    if grad_gap is None:
+        # Both at once can only be gathered with a buffer more.
+        grad, grad_gap = (dx if gap is not None else torch.empty_like(dx)).copy_(grad), 0
+    if gap is None:
+        x, gap = dx.copy_(x), 0
+    launch = _launch(dx, channel_dim, gap > 0 or grad_gap > 0, shared)
+    kernel = rows_backward if launch.rows else columns_backward
+    with _on_device_of(x):
+        kernel[launch.grid](
+            grad,
+            x,
+            dx,
+            sigma,
+            gamma,
+            seed,
+            grad_gap8=grad_gap // GROUP,
+            gap8=gap // GROUP,
+            slope=slope,
+            ACTIVATION=activation,
+            **launch.arguments,
+        )
+    return dx
+
+
+def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
+    """See `stocnoise.functional.update_sigma`."""
+    parts, _, channels = moments.shape
+    with _on_device_of(sigma):
+        move_sigma[(1,)](
+            sigma,
+            before,
+            batches,
+            moments.contiguous(),
+            channels,
+            parts,
+            alpha,
+            BLOCK=min(1024, triton.next_power_of_2(channels)),
+            enable_fp_fusion=True,
+        )

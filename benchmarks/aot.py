@@ -1,0 +1,234 @@
+"""Compile every kernel without a GPU and count the instructions of its main loop.
+
+    python -m benchmarks.aot [--target sm_80|sm_90|sm_100|gfx942] [--save DIR] [--json]
+
+Each kernel is compiled exactly as `stocnoise.kernels` would launch it for the shape in the table. An instruction is one of
+the machine's (SASS, or GCN), of those in the loop that moves the data, whether or not it is executed in every turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+DTYPES = {"bf16": 16, "fp16": 16, "fp32": 32}
+# name: shape, channels last. The first two are the plain cases, the others are where channels don't divide evenly.
+LAYOUTS = {
+    "nchw": ((256, 64, 56, 56), False),
+    "channels_last": ((256, 64, 56, 56), True),
+    "nchw_7x7": ((256, 512, 7, 7), False),
+    "nchw_14x14": ((256, 256, 14, 14), False),
+    "nchw_17x17": ((256, 768, 17, 17), False),
+    "nchw_3x3": ((256, 512, 3, 3), False),
+    "channels_last_c18": ((256, 18, 56, 56), True),
+    "channels_last_c96": ((256, 96, 56, 56), True),
+    "tokens_c768": ((256, 768, 197, 1), True),
+}
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "gelu", "gelu_tanh", "silu", "hardswish", "identity")
+PASSES = ("forward-train", "forward-eval", "backward")
+
+
+@dataclass
+class Count:
+    """One compiled kernel; see the table's columns in DESIGN.md, section 4."""
+
+    kernel: str
+    dtype: str
+    layout: str
+    target: str
+    tile: int
+    num_warps: int
+    instructions_per_element: float
+    waste: float
+    """Elements of the tiles for each element of the tensor: what masks throw away."""
+    registers: int
+    spills: int
+    load_bits: int
+    store_bits: int
+    file: str = ""
+
+
+def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    n, c, h, w = shape
+    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+
+
+def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: str) -> tuple[Any, Any]:
+    """The compiled kernel and the launch it is compiled for."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from stocnoise.kernels import columns, rows
+    from stocnoise.kernels.launch import plan
+
+    backend, arch, warp = TARGETS[target]
+    shape, channels_last = LAYOUTS[layout]
+    launch = plan(shape, _strides(shape, channels_last), 1, fast=backend == "cuda")
+    module = rows if launch.rows else columns
+    name = ("rows_" if launch.rows else "columns_") + step.partition("-")[0]
+    kernel = getattr(module, name)
+    given = {**launch.arguments, "ACTIVATION": activation, "STATISTICS": step == "forward-train"}
+    constants = {
+        a: given[a] for a in kernel.arg_names if a.isupper() and a in given and a not in ("N", "C", "S", "R", "W")
+    }
+    types = {"sigma_ptr": "*fp32", "gamma_ptr": "*fp32", "parts_ptr": "*fp32", "seed_ptr": "*i64", "slope": "fp32"}
+    signature = {
+        a: "constexpr" if a in constants else types.get(a, "*" + dtype if a.endswith("_ptr") else "i32")
+        for a in kernel.arg_names
+    }
+    aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(kernel.arg_names) if a.endswith("_ptr")}
+    options = {"num_warps": launch.arguments["num_warps"], "enable_fp_fusion": True}
+    source = ASTSource(kernel, signature, constants, aligned)
+    return compile(source, target=GPUTarget(backend, arch, warp), options=options), launch
+
+
+def _nvdisasm() -> str:
+    import triton
+
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm")
+
+
+def disassemble(cubin: bytes) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        return subprocess.run([_nvdisasm(), "-c", str(path)], capture_output=True, text=True, check=True).stdout
+
+
+def _sass(text: str) -> tuple[list[str], dict[str, int], re.Pattern[str]]:
+    """Instructions, the index at which each label stands, and how a branch names its label."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            instructions.append(instruction[1].strip())
+    return instructions, labels, re.compile(r"\bBRA\b.*?\(?(\.L_x_\d+)\)?")
+
+
+def _gcn(text: str) -> tuple[list[str], dict[str, int], re.Pattern[str]]:
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := re.match(r"(\.?L\w+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s+((?:s|v|global|buffer|ds|flat)_\w+.*?)(?:\s*;.*)?$", line):
+            instructions.append(instruction[1].strip())
+    return instructions, labels, re.compile(r"s_c?branch\w*\s+(\.?L\w+)")
+
+
+_STORE = re.compile(r"STG|global_store|buffer_store")
+_LOAD = re.compile(r"LDG|global_load|buffer_load")
+
+
+def _bits(instruction: str, dtype_bits: int) -> int:
+    """How wide a memory instruction is."""
+    if sass := re.search(r"\b(?:LDG|STG)(?:\.\w+)*?\.(?:U)?(\d+)\b", instruction):
+        return int(sass[1])
+    if re.search(r"\b(LDG|STG)", instruction):
+        return 32
+    if gcn := re.search(r"_dwordx(\d)", instruction):
+        return 32 * int(gcn[1])
+    return 32 if "_dword" in instruction else 16
+
+
+def main_loop(text: str, backend: str) -> list[str]:
+    """The instructions of the innermost loop that stores the result; of the whole kernel if it has no loop."""
+    instructions, labels, branch = (_sass if backend == "cuda" else _gcn)(text)
+    loops = []
+    for end, instruction in enumerate(instructions):
+        if (match := branch.search(instruction)) and labels.get(match[1], end) < end:
+            body = instructions[labels[match[1]] : end + 1]
+            loops.append((sum(bool(_STORE.search(i)) for i in body), -len(body), body))
+    return max((loop for loop in loops if loop[0]), default=(0, 0, instructions))[2]
+
+
+def count(step: str, activation: str, dtype: str, layout: str, target: str, save: Path | None = None) -> Count:
+    """Compile one kernel and count."""
+    compiled, launch = compile_kernel(step, activation, dtype, layout, target)
+    backend = TARGETS[target][0]
+    text = disassemble(compiled.asm["cubin"]) if backend == "cuda" else compiled.asm["amdgcn"]
+    body = main_loop(text, backend)
+    stores = [_bits(i, DTYPES[dtype]) for i in body if _STORE.search(i)]
+    loads = [_bits(i, DTYPES[dtype]) for i in body if _LOAD.search(i)]
+    arguments = launch.arguments
+    tile = arguments["KC"] * arguments["WIDTH"] if launch.rows else arguments["BM"] * arguments["BN"]
+    threads = arguments["num_warps"] * TARGETS[target][2]
+    if backend == "cuda":
+        registers = max(int(r) for r in re.findall(r"\bR(\d+)\b", text)) + 1
+        spills = len(re.findall(r"\b(?:LDL|STL)\b", text))
+    else:
+        registers = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])  # type: ignore[index]
+        spills = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])  # type: ignore[index]
+    name = f"{step}-{activation}"
+    file = ""
+    if save is not None:
+        save.mkdir(parents=True, exist_ok=True)
+        suffix = "cubin" if backend == "cuda" else "hsaco"
+        path = save / f"{name}-{dtype}-{layout}-{target}.{suffix}"
+        path.write_bytes(compiled.asm[suffix])
+        path.with_suffix(".s").write_text(text)
+        file = path.name
+    return Count(
+        kernel=name,
+        dtype=dtype,
+        layout=layout,
+        target=target,
+        tile=tile,
+        num_warps=arguments["num_warps"],
+        instructions_per_element=round(len(body) / (tile / threads), 2),
+        waste=round(launch.waste, 3),
+        registers=registers,
+        spills=spills,
+        load_bits=min(loads, default=0),
+        store_bits=min(stores, default=0),
+        file=file,
+    )
+
+
+def cases() -> Iterator[tuple[str, str, str, str]]:
+    """Every kernel: all activations in both plain layouts and all dtypes, ReLU in all layouts."""
+    for layout in LAYOUTS:
+        for dtype in DTYPES:
+            for activation in ACTIVATIONS if layout in ("nchw", "channels_last") else ("relu", "gelu"):
+                for step in PASSES:
+                    if step != "backward" or activation not in ("relu", "identity"):
+                        yield step, activation, dtype, layout
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=sorted(TARGETS), default="sm_90")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write each binary and its disassembly here")
+    parser.add_argument("--json", action="store_true", help="print one object a line instead of a table")
+    options = parser.parse_args(arguments)
+    if not options.json:
+        print(f"{'kernel':25} {'dtype':5} {'layout':18} {'instr/elem':>10} {'waste':>6} {'regs':>4} spills load store")
+    for case in cases():
+        c = count(*case, target=options.target, save=options.save)
+        if options.json:
+            print(json.dumps(asdict(c)), flush=True)
+        else:
+            print(
+                f"{c.kernel:25} {c.dtype:5} {c.layout:18} {c.instructions_per_element:10.2f} {c.waste:6.2f} "
+                f"{c.registers:4} {c.spills:6} {c.load_bits:4} {c.store_bits:5}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Kernels for (N, C, …): the elements of a channel lie in rows of S consecutive elements, S = H·W.
+
+A tile is KC channels by WIDTH elements of their rows. Where S is not a multiple of 8 the rows do not begin where groups
+of eight do: then a tile begins at the group that holds its row's first element, a group belongs to the row in which it
+begins, and its last elements may be the next channel's. That keeps every load, store and Philox call whole.
+"""
+
+import triton
+import triton.language as tl
+
+from .activation import activate, derivative
+from .moments import store_part
+from .noise import noise
+
+# Left to itself Triton compiles again for a count of 1 and for every multiple of 16.
+_COUNTS = ["N", "C", "S", "gap8", "grad_gap8", "numel", "period", "n_each", "k_each"]
+
+
+@triton.jit
+def _row_start(n, c, C, S, SHIFTED: tl.constexpr, STEADY: tl.constexpr):
+    """Group in which row (n, c) begins, int64, and the place of its first element in that group."""
+    if not SHIFTED:
+        return (tl.cast(n, tl.int64) * C + c) * (S // 8), tl.zeros_like(c)
+    if STEADY:
+        # C·S is a multiple of 8: the place depends on the channel alone, and what follows from it leaves the loop.
+        inner = c.to(tl.int64) * S
+        return tl.cast(n, tl.int64) * (tl.cast(C, tl.int64) * S // 8) + inner // 8, (inner % 8).to(tl.int32)
+    start = (tl.cast(n, tl.int64) * C + c) * S
+    return start // 8, (start % 8).to(tl.int32)
+
+
+@triton.jit
+def _tile(
+    n,
+    k,
+    c,
+    C,
+    S,
+    numel,
+    KC: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    STEADY: tl.constexpr,
+    RAGGED: tl.constexpr,
+):
+    """Tile k of rows (n, c): its groups (KC, WIDTH/8) and element indices (KC, WIDTH), int64; then three masks, what to
+    load, what to store, and which elements are of channel c; and which are of channel c + 1."""
+    row, shift = _row_start(n, c, C, S, SHIFTED, STEADY)
+    done = tl.cast(k, tl.int64) * WIDTH
+    lane = tl.arange(0, WIDTH)[None, :]
+    group = row[:, None] + tl.cast(k, tl.int64) * (WIDTH // 8) + tl.arange(0, WIDTH // 8)[None, :]
+    index = (row[:, None] * 8 + done) + lane
+
+    real = (c < C)[:, None]
+    room = tl.minimum(S - done, WIDTH + 8).to(tl.int32)
+    first = lane // 8 * 8  # masks by whole groups, or loads and stores would not be vectors
+    if SHIFTED:
+        before = tl.minimum(done, 8).to(tl.int32)
+        place = lane - shift[:, None]
+        load = real & (first - shift[:, None] < room)
+        store = load & (first - shift[:, None] >= -before)
+        beyond = place >= room
+        own = real & (place >= -before) & (place < room)
+    else:
+        load = real & (first < room)
+        store = load
+        own = load
+        beyond = tl.full((KC, WIDTH), False, tl.int1)
+    if RAGGED:
+        load = load & (index < numel)
+        store = store & (index < numel)
+    return group, index, load, store, own, beyond
+
+
+@triton.jit
+def _scales(sigma_ptr, gamma_ptr, c, C, SHIFTED: tl.constexpr):
+    """√γ·σ, (KC, 1), of channels c and of those that follow them."""
+    root = tl.sqrt(tl.load(gamma_ptr))
+    here = root * tl.load(sigma_ptr + c, mask=c < C, other=0.0)
+    following = here
+    if SHIFTED:
+        following = root * tl.load(sigma_ptr + (c + 1) % C, mask=c < C, other=0.0)
+    return here[:, None], following[:, None]
+
+
+@triton.jit(do_not_specialize=_COUNTS)
+def rows_forward(
+    x_ptr,  # N blocks of C·S elements, 8·gap8 elements skipped between blocks
+    y_ptr,  # (N, C, S), dense
+    parts_ptr,  # (4, C, Q) float32, Q the grid's programs for a channel
+    sigma_ptr,  # (C,) float32
+    gamma_ptr,  # 0-dim float32
+    seed_ptr,  # (1,) int64
+    N,
+    C,
+    S,
+    gap8,
+    numel,
+    period,  # elements of one row x[i], for SHARED
+    n_each,  # blocks for a program
+    k_each,  # tiles of a row for a program
+    slope,
+    ACTIVATION: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    SHARED: tl.constexpr,
+    GROUPED: tl.constexpr,  # period is a multiple of 8
+    SHIFTED: tl.constexpr,  # S is not
+    STEADY: tl.constexpr,  # C·S is
+    RAGGED: tl.constexpr,  # numel is not
+    STRIDED: tl.constexpr,  # gap8 is not 0
+    KC: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """y = h(x + noise), and the statistics of x. Grid: (⌈C / KC⌉, parts of N, parts of a row)."""
+    c = tl.program_id(0) * KC + tl.arange(0, KC)
+    n_first = tl.program_id(1) * n_each
+    n_last = tl.minimum(n_first + n_each, N)
+    k_first = tl.program_id(2) * k_each
+    k_last = tl.minimum(k_first + k_each, tl.cdiv(S + 7 * SHIFTED, WIDTH))
+    scale, next_scale = _scales(sigma_ptr, gamma_ptr, c, C, SHIFTED)
+    seed = tl.load(seed_ptr)
+
+    if STATISTICS:
+        block = tl.cast(C, tl.int64) * S + tl.cast(gap8, tl.int64) * 8
+        pivot = tl.load(x_ptr + n_first * block + c.to(tl.int64) * S, mask=c < C, other=0.0).to(tl.float32)
+        # Accumulators have the shape of the tile and are reduced once, after the loop: a `tl.sum` in each turn would
+        # cost 13 to 24 instructions per element.
+        sum_d = tl.zeros((KC, WIDTH), tl.float32)
+        sum_dd = tl.zeros((KC, WIDTH), tl.float32)
+
+    for k in range(k_first, k_last):
+        for n in range(n_first, n_last):
+            group, index, load, store, own, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
+            gap = tl.cast(n, tl.int64) * gap8 * 8 if STRIDED else 0
+            x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
+            z = noise(seed, group, period, SHARED, GROUPED, FAST)
+            y = activate(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION, FAST)
+            tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=store)
+            if STATISTICS:
+                if SHIFTED:
+                    d = tl.where(own, x - pivot[:, None], 0.0)
+                else:
+                    # What is not loaded is 0 and gets no pivot subtracted: chosen once a group, not once an element.
+                    d = x - tl.where(own, pivot[:, None], 0.0)
+                sum_d += d
+                sum_dd += d * d
+
+    if STATISTICS:
+        # Unless rows are STEADY a program takes whole rows, and the shift does not matter.
+        _, shift = _row_start(n_first, c, C, S, SHIFTED and STEADY, STEADY)
+        begin = tl.minimum(tl.maximum(tl.cast(k_first, tl.int64) * WIDTH - shift, 0), S)
+        end = tl.minimum(tl.maximum(tl.cast(k_last, tl.int64) * WIDTH - shift, 0), S)
+        count = ((end - begin) * (n_last - n_first)).to(tl.float32)
+        parts = tl.num_programs(1) * tl.num_programs(2)
+        slot = c.to(tl.int64) * parts + tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
+        size = tl.cast(C, tl.int64) * parts
+        store_part(parts_ptr, slot, size, count, pivot, tl.sum(sum_d, 1), tl.sum(sum_dd, 1), c < C)
+
+
+@triton.jit(do_not_specialize=_COUNTS)
+def rows_backward(
+    grad_ptr,  # N blocks of C·S elements, 8·grad_gap8 skipped between blocks
+    x_ptr,  # likewise, 8·gap8 skipped
+    dx_ptr,  # (N, C, S), dense
+    sigma_ptr,  # (C,) float32
+    gamma_ptr,  # 0-dim float32
+    seed_ptr,  # (1,) int64
+    N,
+    C,
+    S,
+    grad_gap8,
+    gap8,
+    numel,
+    period,
+    n_each,
+    k_each,
+    slope,
+    ACTIVATION: tl.constexpr,
+    SHARED: tl.constexpr,
+    GROUPED: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    STEADY: tl.constexpr,
+    RAGGED: tl.constexpr,
+    STRIDED: tl.constexpr,
+    KC: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """dx = grad · h′(x + noise), the noise drawn again. Arguments and grid as in `rows_forward`."""
+    c = tl.program_id(0) * KC + tl.arange(0, KC)
+    n_first = tl.program_id(1) * n_each
+    n_last = tl.minimum(n_first + n_each, N)
+    k_first = tl.program_id(2) * k_each
+    k_last = tl.minimum(k_first + k_each, tl.cdiv(S + 7 * SHIFTED, WIDTH))
+    scale, next_scale = _scales(sigma_ptr, gamma_ptr, c, C, SHIFTED)
+    seed = tl.load(seed_ptr)
+
+    for k in range(k_first, k_last):
+        for n in range(n_first, n_last):
+            group, index, load, store, _, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
+            gap = tl.cast(n, tl.int64) * gap8 * 8 if STRIDED else 0
+            grad_gap = tl.cast(n, tl.int64) * grad_gap8 * 8 if STRIDED else 0
+            x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
+            grad = tl.load(grad_ptr + grad_gap + index, mask=store, other=0.0).to(tl.float32)
+            z = noise(seed, group, period, SHARED, GROUPED, FAST)
+            dx = grad * derivative(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION, FAST)
+            tl.store(dx_ptr + index, dx.to(dx_ptr.dtype.element_ty), mask=store)

@@ -1,0 +1,199 @@
+"""The forward and backward kernels against float64 with the same noise, over layouts, dtypes and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernels_reference import noise_like
+from torch import Tensor
+
+from stocnoise import functional, kernels
+from stocnoise.activations import FUSED, Activation
+
+SEED = 0x0123_4567_89AB_CDEF
+GAMMA = 0.25
+
+
+def arguments(channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    sigma = torch.rand(channels, generator=generator) + 0.5
+    return sigma, torch.tensor(GAMMA), torch.tensor([SEED])
+
+
+def along(v: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    return v.view([-1 if d == channel_dim else 1 for d in range(x.dim())])
+
+
+def noisy(x: Tensor, y: Tensor, channel_dim: int, shared: bool = False) -> Tensor:
+    """x + noise in float64, the noise by places in y's memory."""
+    sigma, _, _ = arguments(x.shape[channel_dim])
+    scale = along(sigma.double() * GAMMA**0.5, x, channel_dim)
+    return x.double() + scale * noise_like(y, SEED, shared)
+
+
+def check(x: Tensor, channel_dim: int, activation: str = "silu", slope: float = 0.1) -> None:
+    """Forward and backward on x, as a user would call them, against float64."""
+    before = x.clone()
+    leaf = x.detach().requires_grad_()
+    y, moments = functional.stoc_act(
+        leaf, *arguments(x.shape[channel_dim]), activation=activation, slope=slope, channel_dim=channel_dim,
+        statistics=True,
+    )  # fmt: skip
+    u = noisy(x, y, channel_dim).requires_grad_()
+    expected = Activation(activation, slope)(u)
+    grad = torch.randn(x.shape).to(x.dtype)
+    (dx,) = torch.autograd.grad(y, leaf, grad)
+    (expected_dx,) = torch.autograd.grad(expected, u, grad.double())
+
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[x.dtype]
+    assert y.dtype == dx.dtype == x.dtype
+    assert y.stride() == torch.empty_like(x).stride()
+    assert dx.stride() == (grad if activation == "identity" else y).stride()
+    torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
+    # At a kink of h′ rounding may take the other side.
+    kink = torch.zeros_like(u, dtype=torch.bool)
+    for at in {"relu6": (0.0, 6.0), "relu": (0.0,), "leaky_relu": (0.0,), "hardswish": (-3.0, 3.0)}.get(activation, ()):
+        kink |= (u - at).abs() < 1e-5
+    assert kink.double().mean() < 0.01
+    torch.testing.assert_close(dx.double()[~kink], expected_dx[~kink], rtol=tolerance, atol=tolerance)
+    assert torch.equal(x, before)
+
+    others = [d for d in range(x.dim()) if d != channel_dim]
+    wide = x.double()
+    mean = wide.mean(others) if others else wide
+    m2 = (wide - along(mean, x, channel_dim)).square()
+    m2 = m2.sum(others) if others else m2
+    assert (moments[0] == x.numel() // x.shape[channel_dim]).all()
+    torch.testing.assert_close(moments[1].double(), mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moments[2].double(), m2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", sorted(FUSED))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_every_activation_and_dtype(activation: str, dtype: torch.dtype, channels_last: bool) -> None:
+    x = (3 * torch.randn(2, 16, 6, 8)).to(dtype)
+    check(x.to(memory_format=torch.channels_last) if channels_last else x, 1, activation)
+
+
+SHAPES = [
+    ((2, 8, 8, 8), 1),  # whole groups
+    ((3, 16, 7, 7), 1),  # rows that begin within a group, the same in every block
+    ((3, 5, 7, 7), 1),  # another in every block, and a last group that is not whole
+    ((2, 8, 17, 17), 1),
+    ((1, 3, 31, 33), 1),
+    ((3, 4, 5, 6, 7), 1),
+    ((5, 24, 3, 3), 1),  # rows too short: columns
+    ((5, 7, 2, 1), 1),
+    ((2, 33, 48), 2),  # tokens
+    ((2, 33, 10), -1 % 3),
+    ((2, 33, 48), 0),
+    ((6, 10), 1),
+    ((1, 7), 1),
+    ((40,), 0),
+    ((3, 1, 9, 9), 1),
+]
+
+
+@pytest.mark.parametrize("tile", [512, 2048, 1 << 16])
+@pytest.mark.parametrize(("shape", "channel_dim"), SHAPES)
+def test_shapes(shape: tuple[int, ...], channel_dim: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "INTERPRETED_TILE", tile)
+    check(torch.randn(shape) + 1, channel_dim)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 18, 64, 96, 200, 520])
+def test_channels_last(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "INTERPRETED_TILE", 2048)
+    check(torch.randn(3, channels, 5, 7).to(memory_format=torch.channels_last), 1)
+
+
+STRIDED: dict[str, Callable[[], tuple[Tensor, int]]] = {
+    "slice of channels": lambda: (torch.randn(3, 32, 8, 8)[:, 8:24], 1),
+    "slice of channels, 7x7": lambda: (torch.randn(3, 32, 7, 7)[:, 8:24], 1),
+    "odd slice of channels, 7x7": lambda: (torch.randn(3, 32, 7, 7)[:, 3:10], 1),
+    "slice of channels, channels last": lambda: (
+        torch.randn(3, 64, 6, 6).to(memory_format=torch.channels_last)[:, 8:24],
+        1,
+    ),
+    "slice of tokens": lambda: (torch.randn(3, 20, 16)[:, 1:], 2),
+    "half of the features": lambda: (torch.randn(3, 20, 32).chunk(2, -1)[1], 2),
+    "half of odd features": lambda: (torch.randn(3, 20, 10).chunk(2, -1)[1], 2),
+    "every second batch": lambda: (torch.randn(6, 8, 8, 8)[::2], 1),
+    "every second row": lambda: (torch.randn(2, 8, 8, 8)[:, :, ::2], 1),
+    "every second column": lambda: (torch.randn(2, 8, 8, 8)[..., ::2], 1),
+    "transposed": lambda: (torch.randn(2, 8, 6, 10).transpose(2, 3), 1),
+    "channels innermost by transposition": lambda: (torch.randn(2, 30, 16).transpose(1, 2), 1),
+    "batch and channels transposed": lambda: (torch.randn(8, 4, 5, 5).transpose(0, 1), 1),
+    "expanded batch": lambda: (torch.randn(1, 8, 6, 6).expand(3, -1, -1, -1), 1),
+    "expanded channels": lambda: (torch.randn(2, 1, 6, 6).expand(-1, 8, -1, -1), 1),
+    "storage that does not begin at a vector": lambda: (torch.randn(2 * 8 * 64 + 3)[3:].view(2, 8, 8, 8), 1),
+}
+
+
+@pytest.mark.parametrize("name", STRIDED)
+def test_strides(name: str) -> None:
+    check(*STRIDED[name]())
+
+
+def test_gradient_in_another_layout() -> None:
+    """A gradient that is expanded, sliced or in another memory format than x."""
+    for x in (torch.randn(2, 16, 6, 6), torch.randn(2, 16, 6, 6).to(memory_format=torch.channels_last)):
+        for grad in (
+            torch.randn(2, 16, 6, 6),
+            torch.randn(2, 16, 6, 6).to(memory_format=torch.channels_last),
+            torch.tensor(2.0).expand(2, 16, 6, 6),
+            torch.randn(2, 32, 6, 6)[:, 8:24],
+            torch.randn(2, 16, 12, 6)[:, :, ::2],
+        ):
+            leaf = x.detach().requires_grad_()
+            y = functional.stoc_act(leaf, *arguments(16), activation="silu")
+            u = noisy(x, y, 1).requires_grad_()
+            (dx,) = torch.autograd.grad(y, leaf, grad)
+            (expected,) = torch.autograd.grad(torch.nn.functional.silu(u), u, grad.double())
+            torch.testing.assert_close(dx.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_both_x_and_gradient_gathered() -> None:
+    x = torch.randn(2, 16, 12, 6)[:, :, ::2].requires_grad_()
+    y = functional.stoc_act(x, *arguments(16), activation="silu")
+    u = noisy(x.detach(), y, 1).requires_grad_()
+    grad = torch.tensor(2.0).expand(2, 16, 6, 6)
+    (dx,) = torch.autograd.grad(y, x, grad)
+    (expected,) = torch.autograd.grad(torch.nn.functional.silu(u), u, grad.double())
+    torch.testing.assert_close(dx.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 4, 4), (3, 5, 7, 7)])
+def test_backward_of_shared_noise(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    y = functional.stoc_act(x, *arguments(shape[1]), activation="gelu", shared=True)
+    u = noisy(x.detach(), y, 1, shared=True).requires_grad_()
+    expected = torch.nn.functional.gelu(u)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    expected.sum().backward()
+    y.sum().backward()
+    torch.testing.assert_close(x.grad.double(), u.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4), (0, 8)])
+def test_empty(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape, requires_grad=True)
+    y, moments = functional.stoc_act(x, *arguments(8), activation="gelu", statistics=True)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape
+    assert torch.equal(moments, torch.zeros(3, 8))
+
+
+def test_without_noise_relu_is_relu() -> None:
+    x = torch.randn(2, 8, 7, 7)
+    x[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    sigma, gamma, seed = arguments(8)
+    assert torch.equal(functional.stoc_act(x, sigma, gamma * 0, seed).nan_to_num(7), x.relu().nan_to_num(7))
+
+
+def test_float64_is_served_by_aten() -> None:
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    assert functional.stoc_act(x, *arguments(8)).dtype == torch.float64
