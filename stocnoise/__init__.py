@@ -16,6 +16,7 @@ from stocnoise.attacks import (
     normalized,
 )
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
+from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
     AlreadyConvertedError,
     ConversionError,
@@ -29,6 +30,7 @@ from stocnoise.errors import (
     WrappedModelError,
 )
 from stocnoise.evaluation import Report, evaluate, plot_asr
+from stocnoise.files import load, save
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -63,6 +65,7 @@ __all__ = [
     "RandomNoise",
     "Report",
     "ScriptedModelError",
+    "Site",
     "StocEMA",
     "StocGELUEMA",
     "StocGELUTanhEMA",
@@ -74,10 +77,12 @@ __all__ = [
     "StochasticActivation",
     "StocnoiseError",
     "Transfer",
+    "Summary",
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
     "calibrate",
+    "convert",
     "deterministic",
     "evaluate",
     "fixed_noise",
@@ -86,6 +91,15 @@ __all__ = [
     "normalized",
     "plot_asr",
     "predict",
+    "find_sites",
+    "fixed_noise",
+    "freeze_sigma",
+    "functional",
+    "load",
+    "register_activation",
+    "revert",
+    "save",
     "set_gamma",
     "stochastic_layers",
+    "summary",
 ]

@@ -105,6 +105,7 @@ class StochasticActivation(nn.Module):
         self.sigma_frozen = False
         self.fixed_seed: Tensor | None = None
         self.notice = Notice()
+        self.replaced: tuple[nn.Module, ...] = ()  # what stood here, for stocnoise.revert; not a submodule
         self.register_buffer("sigma", torch.zeros(num_channels, device=device))
         self.register_buffer("gamma", torch.tensor(float(gamma), device=device))
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))

@@ -1,0 +1,231 @@
+"""One run of a model's skeleton that records every call of an activation, and where it stands."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from stocnoise.activations import Activation
+from stocnoise.conversion import channels
+from stocnoise.conversion.catalog import ACTIVATIONS, GATES, Reader, is_opaque_activation
+from stocnoise.conversion.skeleton import is_plain_leaf
+from stocnoise.conversion.trace import Trace, Tracer
+from stocnoise.layers import StochasticActivation
+
+
+@dataclass
+class Call:
+    """One call of an activation."""
+
+    name: str
+    activation: Activation | None
+    """None if the fused operation does not know it."""
+    shape: tuple[int, ...]
+    channel_dim: int
+    device: torch.device
+    method: bool = False
+    """Called as a method of its input, x.relu()."""
+    trace: Trace | None = None
+    module: nn.Module | None = None
+    """The module that does nothing but this, if one does."""
+    inplace: bool = False
+    read_again: bool = False
+    """The activation wrote into its input, and the input was used afterwards."""
+    noisy: bool = False
+    """The input comes straight from a stochastic layer."""
+
+
+@dataclass
+class Record:
+    """What one run showed."""
+
+    calls: list[Call] = field(default_factory=list)
+    gates: list[tuple[str, nn.Module | None]] = field(default_factory=list)
+    """Gates by name, with the module they were called in."""
+    ran: list[nn.Module] = field(default_factory=list)
+    """The stochastic layers in the order of their calls."""
+
+
+@dataclass
+class _Leaf:
+    """A plain leaf that is running, and what it has done so far."""
+
+    module: nn.Module
+    input: Any
+    functions: int = 0
+    call: Call | None = None
+    result: Any = None
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every function of torch; hooks on the skeleton tell it which leaf is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record = Record()
+        self._tracer = Tracer()
+        self._leaves: list[_Leaf] = []
+        self._closed = 0  # how many modules are running whose inside is none of our business
+        self._written: list[tuple[Any, Call]] = []
+        self._noisy: Any = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # x.shape and the like read no data
+            return func(*args, **kwargs)
+        self._note_reads(args)
+        if self._leaves:
+            self._leaves[-1].functions += 1
+        if "input" in kwargs and not args:
+            args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
+        if self._closed or not _applies(args):
+            output = func(*args, **kwargs)
+        elif (known := _lookup(ACTIVATIONS, func)) is not None:
+            output = self._activation(func, known[0], known[1], args, kwargs)
+        else:
+            if (gate := _lookup(GATES, func)) is not None:
+                trace = self._tracer.trace(sys._getframe(1))
+                self.record.gates.append((gate, trace.owner if trace else None))
+            output = func(*args, **kwargs)
+        channels.mark_output(name, args, kwargs, output)
+        return output
+
+    def _activation(self, func: Any, name: str, reader: Reader, args: Any, kwargs: Any) -> Tensor:
+        x = args[0]
+        call = self._record(name, reader(*args, **kwargs), x)
+        call.trace = self._tracer.trace(sys._getframe(2))
+        call.method = (
+            func is getattr(Tensor, func.__name__, None) and call.trace is not None and call.trace.callee is not func
+        )
+        # On a copy, so that a later use of x is told from one of the result.
+        duplicate = x.clone()
+        output: Tensor = func(duplicate, *args[1:], **kwargs)
+        call.inplace = _address(output) == _address(duplicate)
+        if call.inplace:
+            self._written.append((x.untyped_storage(), call))
+        if self._leaves and self._leaves[-1].input is x:
+            self._leaves[-1].call, self._leaves[-1].result = call, output
+        return output
+
+    def _record(self, name: str, activation: Activation | None, x: Tensor) -> Call:
+        call = Call(name, activation, tuple(x.shape), channels.channel_dim(x), x.device, noisy=x is self._noisy)
+        self.record.calls.append(call)
+        return call
+
+    def _note_reads(self, values: Any) -> None:
+        if self._written:
+            for tensor in _tensors(values):
+                for storage, call in self._written:
+                    call.read_again |= _address(tensor) == storage._cdata
+
+    def hook(self, module: nn.Module) -> Iterator[Any]:
+        """Register what this recorder has to know about `module`; gives the handles."""
+        if isinstance(module, StochasticActivation) or is_opaque_activation(module):
+            yield module.register_forward_pre_hook(self._enter_closed)
+            yield module.register_forward_hook(self._leave_closed)
+        elif is_plain_leaf(module):
+            yield module.register_forward_pre_hook(self._enter_leaf)
+            yield module.register_forward_hook(self._leave_leaf)
+
+    def _enter_leaf(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._leaves.append(_Leaf(module, args[0] if args else None))
+
+    def _leave_leaf(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        leaf = self._leaves.pop()
+        if leaf.call is not None and leaf.functions == 1 and leaf.result is output:
+            leaf.call.module, leaf.call.trace = module, self._tracer.trace(sys._getframe(1))
+
+    def _enter_closed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._closed and not isinstance(module, StochasticActivation) and _applies(args):
+            call = self._record(type(module).__name__, None, args[0])
+            call.module, call.trace = module, self._tracer.trace(sys._getframe(1))
+        self._closed += 1
+
+    def _leave_closed(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._closed -= 1
+        if isinstance(module, StochasticActivation):
+            self.record.ran.append(module)
+            self._noisy = output
+        channels.mark_output("", args, {}, output)
+
+    def finish(self, output: Any) -> Record:
+        self._note_reads([output])
+        return self.record
+
+
+def observe(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool, fake: FakeTensorMode | None
+) -> Record:
+    """Run `model` (a skeleton) once and record its activation calls. Whatever the model raises, this raises."""
+    recorder = _Recorder()
+    model.train(training)
+    with ExitStack() as stack:
+        for module in set(model.modules()):
+            for handle in recorder.hook(module):
+                stack.callback(handle.remove)
+        for context in (_random_state_kept(), torch.no_grad(), fake or nullcontext(), recorder):
+            stack.enter_context(context)
+        output = model(*args, **kwargs)
+    return recorder.finish(output)
+
+
+def observe_layers(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], fake: FakeTensorMode | None
+) -> list[nn.Module]:
+    """The stochastic layers that run in eval mode when nobody watches.
+
+    `observe` itself switches off the fast paths of torch that never call an activation (nn.TransformerEncoderLayer's).
+    """
+    ran: list[nn.Module] = []
+    model.eval()
+    with ExitStack() as stack:
+        for layer in model.modules():
+            if isinstance(layer, StochasticActivation):
+                stack.callback(layer.register_forward_hook(lambda layer, args, output: ran.append(layer)).remove)
+        for context in (_random_state_kept(), torch.no_grad(), fake or nullcontext()):
+            stack.enter_context(context)
+        model(*args, **kwargs)
+    return ran
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(state)
+
+
+def _lookup(table: Mapping[Any, Any], func: Any) -> Any:
+    try:
+        return table.get(func)
+    except TypeError:  # unhashable
+        return None
+
+
+def _applies(args: Any) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point() and args[0].dim() > 0
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, Mapping):
+        yield from _tensors(values.values())
+    elif isinstance(values, Iterable) and not isinstance(values, str):
+        for value in values:
+            yield from _tensors(value)

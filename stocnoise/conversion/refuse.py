@@ -1,0 +1,44 @@
+"""Models that cannot be converted as they are, each with what to do about it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from stocnoise.errors import AlreadyConvertedError, ScriptedModelError, WrappedModelError
+from stocnoise.layers import StochasticActivation
+
+_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
+def unwrap_compiled(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile(model)`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    return getattr(model, "_orig_mod", model)
+
+
+def refuse(model: nn.Module) -> None:
+    """Raise the error that fits, if `model` is wrapped, scripted or converted already."""
+    for name, module in model.named_modules():
+        where = f"its module {name!r}" if name else "this model"
+        wrapper = next(
+            (cls.__name__ for cls in type(module).__mro__ if _is_torch(cls) and cls.__name__ in _WRAPPERS), None
+        )
+        if wrapper is not None:
+            raise WrappedModelError(
+                f"{where} is wrapped in {wrapper}: convert the model first and wrap the student, "
+                f"{wrapper}(stocnoise.convert(model))"
+            )
+        if any(cls.__name__ == "ScriptModule" and _is_torch(cls) for cls in type(module).__mro__):
+            raise ScriptedModelError(
+                f"{where} is a ScriptModule, whose forward cannot be changed: convert the model before torch.jit.script"
+            )
+        if isinstance(module, StochasticActivation):
+            raise AlreadyConvertedError(
+                f"{where} is a stochastic layer: the model is converted already; "
+                "take stocnoise.revert(model) to convert it anew"
+            )
+
+
+def _is_torch(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "torch"

@@ -1,0 +1,262 @@
+"""A subclass whose methods are the original ones with some of their calls going elsewhere.
+
+The rewritten source is kept where tracebacks, `inspect.getsource` and the debugger look for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import linecache
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CellType, CodeType, FunctionType
+from typing import Any, Literal
+
+from torch import nn
+
+from stocnoise.conversion.source import Position, SourceUnavailableError, definition, end_of
+from stocnoise.conversion.trace import Method, nested_codes
+from stocnoise.errors import ConversionError, UnsupportedActivationError
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of one call expression. It stands for as many calls as there are targets, in this order.
+
+    `how`: "replace" calls the target with the input instead; "wrap" passes the input through the target first; "rename"
+    calls the target, another method of self, with the same arguments. `method` says that the input is what stands
+    before the dot. `hoist` counts the calls through the whole method rather than through the function inside it.
+    """
+
+    position: Position
+    how: Literal["replace", "wrap", "rename"]
+    targets: tuple[str, ...]
+    method: bool = False
+    hoist: bool = False
+
+
+@dataclass(frozen=True)
+class MethodEdit:
+    """The edits of one method; `name` is what the result is called in the subclass."""
+
+    method: Method
+    name: str
+    edits: tuple[Edit, ...]
+    digest: int
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What a subclass was made from."""
+
+    cls: type[nn.Module]
+    methods: tuple[MethodEdit, ...]
+
+    def layers(self) -> Iterator[str]:
+        """The attributes of an instance that hold its stochastic layers."""
+        for method in self.methods:
+            for edit in method.edits:
+                if edit.how != "rename":
+                    yield from edit.targets
+
+
+_subclasses: dict[tuple[type[nn.Module], tuple[MethodEdit, ...]], type[nn.Module]] = {}
+
+
+def digest(method: Method) -> int:
+    """Tells whether the source of `method` has changed since."""
+    return zlib.crc32(ast.unparse(definition(method.function().__code__)).encode())
+
+
+def rewritten_from(module: nn.Module) -> Rewritten | None:
+    """What the class of `module` was made from, if it was made here."""
+    return vars(type(module)).get("_stocnoise_rewritten")
+
+
+def subclass(cls: type[nn.Module], methods: tuple[MethodEdit, ...]) -> type[nn.Module]:
+    """The subclass of `cls` with `methods` rewritten; equal arguments give the same class.
+
+    A method that `cls` inherits goes into a class between `cls` and the one that defines it, where `super()` finds it.
+    """
+    if (known := _subclasses.get((cls, methods))) is not None:
+        return known
+    own: dict[str, Any] = {}
+    inherited: dict[type[nn.Module], dict[str, Any]] = {}
+    for edit in methods:
+        base = edit.method.cls
+        namespace = own if base is cls or edit.name != edit.method.name else inherited.setdefault(base, {})
+        namespace[edit.name] = _rewrite(edit)
+    between = [_derive(base, (base,), inherited[base]) for base in cls.__mro__ if base in inherited]
+    own["_stocnoise_rewritten"] = Rewritten(cls, methods)
+    own["_stocnoise_exhausted"] = _exhausted
+    own["__reduce_ex__"] = _reduce
+    if hasattr(cls, "__deepcopy__"):  # such as GraphModule's, which would build the class anew from the graph
+        own["__deepcopy__"] = _deepcopy
+    return _subclasses.setdefault((cls, methods), _derive(cls, (cls, *between), own))
+
+
+def _derive(cls: type, bases: tuple[type, ...], namespace: dict[str, Any]) -> type[nn.Module]:
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls)(cls.__name__, bases, {**names, **namespace})
+
+
+def _exhausted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    raise ConversionError(
+        f"{type(self).__name__} called an activation more often than when it was converted: "
+        "pass convert an example_input with which every call is made"
+    )
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    made = rewritten_from(self)
+    assert made is not None
+    return _restore, (made.cls, made.methods), self.__getstate__()
+
+
+def _restore(cls: type[nn.Module], methods: tuple[MethodEdit, ...]) -> nn.Module:
+    for edit in methods:
+        if digest(edit.method) != edit.digest:
+            raise ConversionError(
+                f"{edit.method} has changed since this student was pickled: convert the model anew "
+                "and load the weights with load_state_dict or stocnoise.load"
+            )
+    made = subclass(cls, methods)
+    return object.__new__(made)
+
+
+def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    duplicate = object.__new__(type(self))
+    memo[id(self)] = duplicate
+    vars(duplicate).update(copy.deepcopy(vars(self), memo))
+    return duplicate
+
+
+def _rewrite(edit: MethodEdit) -> Any:
+    attribute = vars(edit.method.cls)[edit.method.name]
+    original = edit.method.function()
+    return _rewrap(attribute, original, _compile(edit, original), edit.method)
+
+
+def _rewrap(attribute: Any, old: FunctionType, new: FunctionType, method: Method) -> Any:
+    """`attribute` with `old`, somewhere inside its decorators, exchanged for `new`; no decorator runs again."""
+    if attribute is old:
+        return new
+    if isinstance(attribute, property):
+        return property(_rewrap(attribute.fget, old, new, method), attribute.fset, attribute.fdel, attribute.__doc__)
+    if isinstance(attribute, FunctionType) and hasattr(attribute, "__wrapped__"):
+        inner = attribute.__wrapped__
+        replaced = _rewrap(inner, old, new, method)
+        cells = [CellType(replaced) if _holds(cell, inner) else cell for cell in attribute.__closure__ or ()]
+        wrapper = _function(attribute.__code__, attribute, tuple(cells))
+        wrapper.__wrapped__ = replaced  # type: ignore[attr-defined]
+        return wrapper
+    raise UnsupportedActivationError(
+        f"{method} is wrapped in a {type(attribute).__name__}, which cannot be rewritten: exclude its activations"
+    )
+
+
+def _holds(cell: CellType, value: Any) -> bool:
+    try:
+        return cell.cell_contents is value
+    except ValueError:  # empty
+        return False
+
+
+def _function(code: CodeType, like: FunctionType, closure: tuple[CellType, ...]) -> FunctionType:
+    made = FunctionType(code, like.__globals__, like.__name__, like.__defaults__, closure)
+    made.__kwdefaults__ = like.__kwdefaults__
+    made.__qualname__, made.__module__, made.__doc__ = like.__qualname__, like.__module__, like.__doc__
+    made.__annotations__ = like.__annotations__
+    made.__dict__.update(like.__dict__)
+    return made
+
+
+def _compile(edit: MethodEdit, original: FunctionType) -> FunctionType:
+    node = copy.deepcopy(definition(original.__code__))
+    assert isinstance(node, ast.FunctionDef)
+    node.decorator_list = []
+    _Rewriter(edit, node).visit(node)
+    cells = dict(zip(original.__code__.co_freevars, original.__closure__ or (), strict=True))
+    # Inside a class, for private names and super(), and a function, whose arguments stand for the closure.
+    around = ast.parse(
+        f"def closure({', '.join(n for n in cells if n != '__class__')}):\n class {edit.method.cls.__name__}: ..."
+    )
+    around.body[0].body[0].body = [node]  # type: ignore[attr-defined]
+    text = ast.unparse(ast.fix_missing_locations(around))
+    file = f"<stocnoise: {edit.method} {zlib.crc32(text.encode()):08x}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    compiled = compile(text, file, "exec", dont_inherit=True)
+    code = next(c for c in nested_codes(compiled) if c.co_name == node.name)
+    code = code.replace(co_qualname=original.__code__.co_qualname)
+    return _function(code, original, tuple(cells[name] for name in code.co_freevars))
+
+
+class _Rewriter(ast.NodeTransformer):
+    def __init__(self, edit: MethodEdit, node: ast.FunctionDef) -> None:
+        self._method = edit.method
+        self._edits = {e.position: e for e in edit.edits}
+        arguments = [*node.args.posonlyargs, *node.args.args]
+        self._self = arguments[0].arg
+        self._scopes: list[list[ast.stmt]] = []  # statements for the top of each function around this place
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self._scopes.append([])
+        self.generic_visit(node)
+        top = 1 if ast.get_docstring(node, clean=False) is not None else 0
+        node.body[top:top] = self._scopes.pop()
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        edit = self._edits.get(end_of(node))
+        self.generic_visit(node)
+        if edit is None:
+            return node
+        target = self._target(edit)
+        if edit.how == "rename":
+            if not (isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)):
+                self._refuse(node)
+            node.func = target
+            return node
+        read, write = self._input(node, edit)
+        noisy = ast.Call(target, [read], [])
+        if edit.how == "replace":
+            return noisy
+        write(noisy)
+        return node
+
+    def _input(self, node: ast.Call, edit: Edit) -> tuple[ast.expr, Callable[[ast.expr], None]]:
+        """The expression of the activation's input, and how to put another in its place."""
+        if edit.method and isinstance(node.func, ast.Attribute):
+            func = node.func
+            return func.value, lambda value: setattr(func, "value", value)
+        if node.args and not isinstance(node.args[0], ast.Starred):
+            return node.args[0], lambda value: node.args.__setitem__(0, value)
+        for keyword in node.keywords:
+            if keyword.arg in ("input", "x"):
+                return keyword.value, lambda value, keyword=keyword: setattr(keyword, "value", value)
+        return self._refuse(node)
+
+    def _target(self, edit: Edit) -> ast.expr:
+        attributes: list[ast.expr] = [
+            ast.Attribute(ast.Name(self._self, ast.Load()), target, ast.Load()) for target in edit.targets
+        ]
+        if len(attributes) == 1:
+            return attributes[0]
+        # An iterator local to the call of the function: it needs no reset, and survives exceptions and threads.
+        scope = self._scopes[0 if edit.hoist else -1]
+        name = f"_stocnoise_{edit.position.line}_{edit.position.column}"
+        iterator = ast.Call(ast.Name("iter", ast.Load()), [ast.Tuple(attributes, ast.Load())], [])
+        scope.append(ast.Assign([ast.Name(name, ast.Store())], iterator))
+        exhausted = ast.Attribute(ast.Name(self._self, ast.Load()), "_stocnoise_exhausted", ast.Load())
+        return ast.Call(ast.Name("next", ast.Load()), [ast.Name(name, ast.Load()), exhausted], [])
+
+    def _refuse(self, node: ast.Call) -> Any:
+        raise UnsupportedActivationError(
+            f"the call `{ast.unparse(node)}` in {self._method} cannot be rewritten: "
+            "call the activation with its input as the first argument, or exclude it"
+        )
+
+
+__all__ = ["Edit", "MethodEdit", "Rewritten", "SourceUnavailableError", "digest", "rewritten_from", "subclass"]

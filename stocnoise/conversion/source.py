@@ -1,0 +1,81 @@
+"""Looking at the source of running code: the call that a frame is in, the definition of a function."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+
+
+class SourceUnavailableError(Exception):
+    """The source of a function cannot be read, or is not the one that runs."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """The end of a call expression, as in `ast` (line from 1, column in bytes): no two calls end at one place."""
+
+    line: int
+    column: int
+
+
+def end_of(node: ast.expr) -> Position:
+    return Position(node.end_lineno or 0, node.end_col_offset or 0)
+
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+@functools.lru_cache(maxsize=64)
+def _definitions(text: str) -> dict[tuple[int, str], _Definition]:
+    """Every `def` and `lambda` of a file by its first line (that of a decorator, as in code objects) and name."""
+    found: dict[tuple[int, str], _Definition] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Lambda):
+            found.setdefault((node.lineno, "<lambda>"), node)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found[min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.name] = node
+    return found
+
+
+def definition(code: CodeType) -> _Definition:
+    """The `def` or `lambda` that `code` was compiled from; not to be changed."""
+    text = "".join(linecache.getlines(code.co_filename))
+    if not text:
+        raise SourceUnavailableError(f"the source of {code.co_qualname} ({code.co_filename}) cannot be read")
+    try:
+        return _definitions(text)[code.co_firstlineno, code.co_name]
+    except (KeyError, SyntaxError):
+        raise SourceUnavailableError(
+            f"the source of {code.co_qualname} in {code.co_filename} is not the one that runs"
+        ) from None
+
+
+def call_at(code: CodeType, position: Position) -> ast.Call | None:
+    """The call expression of `code` that ends at `position`."""
+    return next((c for c in calls_in(definition(code)) if end_of(c) == position), None)
+
+
+def calls_in(node: ast.AST) -> Iterator[ast.Call]:
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
+
+
+def is_thin(code: CodeType, position: Position) -> bool:
+    """Whether the function does nothing but return the call at `position` on its first argument."""
+    node = definition(code)
+    if isinstance(node, ast.Lambda):
+        value: ast.expr | None = node.body
+    else:
+        body = [statement for statement in node.body if not _is_docstring(statement)]
+        value = body[0].value if len(body) == 1 and isinstance(body[0], ast.Return) else None
+    if not (isinstance(value, ast.Call) and end_of(value) == position and node.args.args):
+        return False
+    first = value.args[0] if value.args else getattr(value.func, "value", None)
+    return isinstance(first, ast.Name) and first.id == node.args.args[0].arg
+
+
+def _is_docstring(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -1,0 +1,102 @@
+"""Running a model without its memory, in train and in eval mode, and proving afterwards that nothing was missed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from stocnoise.conversion.example import Example
+from stocnoise.conversion.plan import Plan, name_of, paths_of
+from stocnoise.conversion.probe import Record, observe, observe_layers
+from stocnoise.conversion.skeleton import fake_mode_for, skeleton
+from stocnoise.errors import ExampleInputError, UnsupportedActivationError
+from stocnoise.layers import StochasticActivation
+
+
+@dataclass
+class Survey:
+    """What a run in train mode and one in eval mode showed of `skeleton`."""
+
+    skeleton: nn.Module
+    train: Record
+    eval: Record
+    unwatched: Counter[str]
+    """How often each stochastic layer runs in eval mode when nobody watches, by its path."""
+
+
+def survey(model: nn.Module, example: Example) -> Survey:
+    """Run a skeleton of `model`: with fake tensors, or where the model needs values, with real ones.
+
+    Raises:
+        ExampleInputError: the model does not run on `example`.
+    """
+    fake = fake_mode_for(model)
+    try:
+        return _survey(model, example, fake)
+    except Exception as on_fake:
+        if any(t.is_meta or isinstance(t, torch._subclasses.FakeTensor) for t in model.parameters()):
+            raise _did_not_run(example, on_fake) from on_fake
+        try:
+            return _survey(model, example, None)
+        except Exception as error:
+            raise _did_not_run(example, error) from error
+
+
+def _survey(model: nn.Module, example: Example, fake: FakeTensorMode | None) -> Survey:
+    copy = skeleton(model, fake)
+    layers: dict[nn.Module, str] = {}
+    for path, module in copy.named_modules():
+        if isinstance(module, StochasticActivation):
+            module.notice.given = True  # it would look at values
+            layers[module] = path
+    args, kwargs = example.map(lambda t: fake.from_tensor(t, static_shapes=True) if fake else t.clone())
+    train = observe(copy, args, kwargs, training=True, fake=fake)
+    evaluation = observe(copy, args, kwargs, training=False, fake=fake)
+    unwatched = [layers[layer] for layer in observe_layers(copy, args, kwargs, fake)] if layers else []
+    return Survey(copy, train, evaluation, Counter(unwatched))
+
+
+def _did_not_run(example: Example, error: Exception) -> ExampleInputError:
+    first = str(error).strip().splitlines() or [""]
+    return ExampleInputError(
+        f"the model did not run on the example input ({type(error).__name__}: {first[0]}); {example.advice()}"
+    )
+
+
+def audit(student: nn.Module, example: Example, plan: Plan) -> None:
+    """Prove that no activation is called outside a stochastic layer, in train or eval mode, and that every layer runs
+    as often as its site was seen to.
+
+    Raises:
+        UnsupportedActivationError: naming what is missed.
+    """
+    found = survey(student, example)
+    paths = paths_of(found.skeleton)
+    spared = {item.name for item in plan.left}
+    missed = {
+        name_of(call, paths)
+        for record in (found.train, found.eval)
+        for call in record.calls
+        if not call.noisy and name_of(call, paths) not in spared
+    }
+    if missed:
+        raise UnsupportedActivationError(
+            "these activations are still called without noise; exclude them, or report this: "
+            + ", ".join(sorted(missed))
+        )
+    ran = {
+        "train": Counter(paths[layer] for layer in found.train.ran),
+        "eval": Counter(paths[layer] for layer in found.eval.ran),
+        "eval, by a fast path of torch": found.unwatched,
+    }
+    for mode, counts in ran.items():
+        expected = {p.path: p.calls[mode.startswith("eval")] for p in plan.placements}
+        wrong = [path for path, times in expected.items() if counts[path] != times]
+        if wrong:
+            raise UnsupportedActivationError(
+                f"in {mode} mode these activations are not called as often as before: " + ", ".join(wrong)
+            )

@@ -1,0 +1,202 @@
+"""Where in the source a call stands: from the Python stack to methods of modules and places in their code."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType, FrameType, FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+
+from stocnoise.conversion.source import Position, SourceUnavailableError, call_at, is_thin
+
+# Modules whose functions stand between a model's code and the activation, and are not places of their own.
+_GLUE = {"torch.nn.modules.module", "torch.nn.functional", "torch.overrides", "torch._jit_internal"}
+
+_INLINE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<lambda>")
+
+
+@dataclass(frozen=True)
+class Method:
+    """The function that `cls` defines under `name`."""
+
+    cls: type[nn.Module]
+    name: str
+
+    def function(self) -> FunctionType:
+        found = innermost(vars(self.cls)[self.name])
+        assert found is not None
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.cls.__qualname__}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One method of the owner on the stack, and the place in it from where the next one, or the activation, is called.
+
+    `frame` tells invocations apart. `scope` is the frame of the innermost `def` around the place: that of the method,
+    or of a function inside it.
+    """
+
+    method: Method
+    frame: int
+    position: Position
+    scope: int
+
+
+UNKNOWN = object()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The way from the entry into `owner` to the call: methods of the owner, outermost first."""
+
+    owner: nn.Module
+    links: tuple[Link, ...]
+    callee: Any
+    """What the expression at the last position calls: `UNKNOWN` where that cannot be told without running it."""
+    helper: str | None = None
+    """The name of a function, no method of the owner, that stands between the last link and the activation."""
+    thin: bool = False
+    """Whether that function does nothing but apply the activation to its first argument."""
+
+
+def innermost(attribute: Any) -> FunctionType | None:
+    """The function that was written as a method, inside static methods, properties and decorators that wrap it."""
+    while True:
+        if isinstance(attribute, (staticmethod, classmethod, MethodType)):
+            attribute = attribute.__func__
+        elif isinstance(attribute, property):
+            attribute = attribute.fget
+        elif hasattr(attribute, "__wrapped__"):
+            attribute = attribute.__wrapped__
+        else:
+            return attribute if isinstance(attribute, FunctionType) else None
+
+
+def nested_codes(code: CodeType) -> Iterator[CodeType]:
+    """`code` and every function, lambda and comprehension inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from nested_codes(constant)
+
+
+class Tracer:
+    """Reads the stack; keeps the frames it has named, so that no two share a number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[FrameType, int] = {}
+        self._methods: dict[tuple[type, CodeType], Method | None] = {}
+
+    def trace(self, frame: FrameType) -> Trace | None:
+        """How the function that runs in `frame` came to be called; None if no module's method is on the way."""
+        inner: list[FrameType] = []  # frames since the last method, innermost first
+        links: list[Link] = []
+        owner: nn.Module | None = None
+        callee: Any = UNKNOWN
+        helpers: list[FrameType] = []
+        for outer in _outward(frame):
+            found = self._method(outer)
+            if found is None:
+                if owner is not None and _is_entry(outer, owner):
+                    break
+                if not _is_glue(outer):
+                    inner.append(outer)
+                continue
+            module, method = found
+            if module is not (owner or module):
+                break
+            family = set(nested_codes(outer.f_code))
+            nested = [f for f in inner if f.f_code in family]
+            place = nested[0] if nested else outer
+            if owner is None:
+                owner = module
+                callee = _callee(place)
+                helpers = inner[: inner.index(place)] if nested else inner
+            defs = [f for f in nested if f.f_code.co_name not in _INLINE]
+            scope = defs[0] if defs else outer
+            links.append(Link(method, self._number(outer), _position(place), self._number(scope)))
+            inner = []
+        if owner is None:
+            return None
+        links.reverse()
+        if not helpers:
+            return Trace(owner, tuple(links), callee)
+        thin = all(_is_thin(helper) for helper in helpers)
+        return Trace(owner, tuple(links), callee, helpers[-1].f_code.co_qualname, thin)
+
+    def _number(self, frame: FrameType) -> int:
+        return self._numbers.setdefault(frame, len(self._numbers))
+
+    def _method(self, frame: FrameType) -> tuple[nn.Module, Method] | None:
+        module = _first_argument(frame)
+        if not isinstance(module, nn.Module) or frame.f_globals.get("__name__") == "torch.nn.modules.module":
+            return None
+        key = (type(module), frame.f_code)
+        if key not in self._methods:
+            self._methods[key] = _find_method(*key)
+        method = self._methods[key]
+        return None if method is None else (module, method)
+
+
+def _find_method(cls: type, code: CodeType) -> Method | None:
+    for base in cls.__mro__:
+        for name, attribute in vars(base).items():
+            function = innermost(attribute)
+            if function is not None and function.__code__ is code:
+                return Method(base, name)
+    return None
+
+
+def _is_glue(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return name in _GLUE or name.startswith(f"{__package__}.")
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _first_argument(frame: FrameType) -> Any:
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+
+
+def _position(frame: FrameType) -> Position:
+    instruction = frame.f_lasti // 2
+    _, line, _, column = next(itertools.islice(frame.f_code.co_positions(), instruction, None))
+    return Position(line or 0, column or 0)
+
+
+def _is_entry(frame: FrameType, owner: nn.Module) -> bool:
+    """Whether `frame` is the call of `owner` as a module."""
+    return frame.f_code.co_name == "_call_impl" and _first_argument(frame) is owner
+
+
+def _is_thin(frame: FrameType) -> bool:
+    try:
+        return is_thin(frame.f_code, _position(frame))
+    except SourceUnavailableError:
+        return False
+
+
+def _callee(frame: FrameType) -> Any:
+    """The object that the call in progress in `frame` calls."""
+    try:
+        call = call_at(frame.f_code, _position(frame))
+    except SourceUnavailableError:
+        return UNKNOWN
+    if call is None or any(isinstance(node, (ast.Call, ast.NamedExpr, ast.Await)) for node in ast.walk(call.func)):
+        return UNKNOWN  # to tell what f()(x) calls, f would have to run again
+    try:
+        return eval(compile(ast.Expression(call.func), "<callee>", "eval"), frame.f_globals, dict(frame.f_locals))
+    except Exception:
+        return UNKNOWN
