@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--eps", nargs="+", type=float, default=[1, 2, 4, 8], help="in steps of 1/255")
     parser.add_argument("--eot", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=32, help="passes over each image when it is scored")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--transfer", action="store_true", help="also attack with images made on the pretrained model")
@@ -70,6 +71,7 @@ def main() -> None:
             [level / 255 for level in args.eps],
             eot=args.eot,
             steps=args.steps,
+            draws=args.draws,
             mean=config["mean"],
             std=config["std"],
             transfer_from=teacher,

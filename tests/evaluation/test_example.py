@@ -39,11 +39,12 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("weights", ["student.safetensors", "teacher.pth"])
 def test_evaluates_a_student_or_a_checkpoint(folder, weights, tmp_path):
     command = [sys.executable, SCRIPT, "--model", MODEL, "--classes", "3", "--weights", folder / weights]
-    command += ["--data", folder / "data", "--attacks", "pgd", "--eps", "4", "--eot", "2", "--steps", "2"]
-    command += ["--json", tmp_path / "report.json", "--plot", tmp_path / "asr.png", "--batch", "3"]
+    command += ["--data", folder / "data", "--attacks", "pgd", "--eps", "4", "--eot", "1", "--steps", "1"]
+    command += ["--json", tmp_path / "report.json", "--plot", tmp_path / "asr.png", "--draws", "2"]
+    command += ["--images", "3"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "clean accuracy" in done.stdout and "4/255" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["settings"]["stochastic"] == (weights != "teacher.pth") and report["settings"]["images"] == 6
+    assert report["settings"]["stochastic"] == (weights != "teacher.pth") and report["settings"]["images"] == 3
     assert (tmp_path / "asr.png").stat().st_size > 5000
