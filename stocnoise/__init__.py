@@ -31,8 +31,8 @@ from stocnoise.errors import (
     UnsupportedActivationError,
     WrappedModelError,
 )
-from stocnoise.files import load, save
 from stocnoise.evaluation import Report, evaluate, plot_asr
+from stocnoise.files import load, save
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -110,6 +110,7 @@ __all__ = [
     "calibrate",
     "convert",
     "deterministic",
+    "evaluate",
     "find_sites",
     "finetune",
     "evaluate",
@@ -125,6 +126,9 @@ __all__ = [
     "normalized",
     "plot_asr",
     "predict",
+    "register_activation",
+    "revert",
+    "save",
     "set_gamma",
     "stochastic_layers",
     "summary",

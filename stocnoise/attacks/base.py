@@ -177,7 +177,7 @@ class Attack(ABC):
                 return images.clone()
             target = Target(model, images.dtype, self.eot, largest_label)
             work = images if images.dtype == torch.float64 else images.float()
-            with attack_mode(model, self.batch_norm), _own_autocast_cache():
+            with attack_mode(model, self.batch_norm):
                 if labels is None:
                     labels = target.logits(work).softmax(2).mean(0).argmax(1)
                 found = self.run(target, work, labels, generator)
@@ -232,16 +232,6 @@ def overshoot(x: Tensor, found: Tensor, factor: float, eps: float = float("inf")
     delta = found - x
     scale = (eps / norms(delta, norm).clamp_min(1e-12)).clamp_max(factor)
     return (x + per_row(scale, x) * delta).clamp_(0, 1)
-
-
-@contextlib.contextmanager
-def _own_autocast_cache() -> Iterator[None]:
-    """Forget autocast's copies of the weights: those made under `no_grad` would cut a later training step's graph."""
-    try:
-        yield
-    finally:
-        if torch.is_autocast_cache_enabled():
-            torch.clear_autocast_cache()
 
 
 def check_input(x: Tensor, y: Tensor | None) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -55,10 +54,8 @@ class _Decision(MinimumNormAttack):
             found = self._search(self._attack(foolbox), wrapped, images[rows], y[rows], starts)
         return x.index_copy(0, rows, found.to(x.dtype))
 
-    @contextlib.contextmanager
-    def _asked(self, model: nn.Module, seed: int, x: Tensor) -> Iterator[nn.Module]:
-        with contextlib.ExitStack() as stack:
-            yield stack.enter_context(frozen(model, seed, x)) if self.noise == "frozen" else model
+    def _asked(self, model: nn.Module, seed: int, x: Tensor) -> AbstractContextManager[nn.Module]:
+        return frozen(model, seed, x) if self.noise == "frozen" else nullcontext(model)
 
     def _search(self, attack: Any, model: Any, x: Tensor, y: Tensor, starts: Tensor) -> Tensor:
         tries = 1 if self.noise == "frozen" else _RAW_TRIES

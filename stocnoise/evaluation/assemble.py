@@ -57,9 +57,7 @@ def clean_figures(clean: Score) -> Clean:
     )
 
 
-def entries(
-    clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[Job], eps: Sequence[float], draws: int
-) -> list[Entry]:
+def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[Job], eps: Sequence[float]) -> list[Entry]:
     """One entry for each attack and ε, then the worst case of each ε."""
     scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
     found = [

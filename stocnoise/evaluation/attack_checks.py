@@ -35,7 +35,6 @@ class Trials:
     batches: list[tuple[Tensor, Tensor]]
     draws: int
     seed: int
-    clean: Score | None = None
     tick: Callable[[str], None] = field(default=lambda label: None)
 
     def __call__(self, label: str, attack: BallAttack, model: nn.Module | None = None) -> Successes:

@@ -11,25 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stocnoise.attacks import Attack, BallAttack
+from stocnoise.attacks import Attack
 from stocnoise.attacks.ball import Norm, check_norm
 from stocnoise.attacks.base import attack_mode
 from stocnoise.attacks.decision import InconsistentAnswersError
 from stocnoise.attacks.frozen import is_stochastic
-from stocnoise.attacks.registry import named_attack
 from stocnoise.evaluation import assemble
 from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_warnings
 from stocnoise.evaluation.inputs import Counted, batches, image_sums, pixel_model, processes
 from stocnoise.evaluation.model_checks import model_warnings
 from stocnoise.evaluation.report import Report
 from stocnoise.evaluation.scoring import score
-from stocnoise.evaluation.trials import Job, run_job, seed_all
+from stocnoise.evaluation.trials import Job, named_jobs, run_job, seed_all
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-# How far past a boundary found on one draw an image is scored on others, in units of its distance.
-_OVERSHOOT = 1.5
 
 
 def evaluate(
@@ -194,28 +190,14 @@ class _Run:
         return sum(len(result.clean.averaged) for result in self.results.values())
 
     def jobs_for(self, stochastic: bool) -> list[Job]:
-        """The attacks under their names in the report."""
-        jobs: list[Job] = []
-        eot = self.eot if stochastic else 1
-        for attack in self.wanted:
-            if isinstance(attack, str):
-                found = [attack]
-                if attack == "boundary" and stochastic and "boundary-raw" not in self.wanted:
-                    found.append("boundary-raw")
-                for name in found:
-                    built = named_attack(name, norm=self.norm, steps=self.steps, eot=eot, source=self.source)
-                    jobs.append(Job(name, built, 1.0 if name == "boundary-raw" else _OVERSHOOT))
-            elif isinstance(attack, Attack):
-                if isinstance(attack, BallAttack) and attack.norm != self.norm:
-                    raise ValueError(f"{attack} has another norm than this evaluation, {self.norm!r}")
-                label = type(attack).__name__.lower()
-                taken = sum(job.label.split(" #")[0] == label for job in jobs)
-                jobs.append(Job(f"{label} #{taken + 1}" if taken else label, attack, _OVERSHOOT))
-            else:
-                raise ValueError(f"an attack must be a name or an attack object, not {attack!r}")
-        if len({job.label for job in jobs}) < len(jobs):
-            raise ValueError(f"an attack was asked for twice: {', '.join(job.label for job in jobs)}")
-        return jobs
+        return named_jobs(
+            self.wanted,
+            norm=self.norm,
+            steps=self.steps,
+            eot=self.eot if stochastic else 1,
+            source=self.source,
+            stochastic=stochastic,
+        )
 
     def begin(self, x: Tensor) -> None:
         """Learn from the first images whether the model is stochastic, and settle on the budgets."""
@@ -279,7 +261,7 @@ class _Run:
         clean, tallies = assemble.merged(ordered)
         found = [
             entry
-            for entry in assemble.entries(clean, tallies, self.jobs, self.eps, self.draws)
+            for entry in assemble.entries(clean, tallies, self.jobs, self.eps)
             if entry.eps is not None and entry.gradients > 0
         ]
         if not found:
@@ -297,7 +279,7 @@ class _Run:
     def report(self) -> Report:
         ordered = [self.results[index] for index in sorted(self.results)]
         clean, tallies = assemble.merged(ordered)
-        entries = assemble.entries(clean, tallies, self.jobs, self.eps, self.draws)
+        entries = assemble.entries(clean, tallies, self.jobs, self.eps)
         warnings = self.warnings + [
             f"{key[0]} left the ball or [0, 1] by {tally.excess:.2g} at ε = {key[1]}: its figures do not count"
             for key, tally in tallies.items()

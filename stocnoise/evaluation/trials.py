@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stocnoise.attacks import Attack, BallAttack, overshoot
 from stocnoise.attacks.ball import Norm, norms
+from stocnoise.attacks.registry import named_attack
 from stocnoise.evaluation.inputs import Counted
 from stocnoise.evaluation.scoring import Score, score
 
 Key = tuple[str, float | None]
+
+# How far past a boundary found on one draw an image is scored on others, in units of its distance.
+_OVERSHOOT = 1.5
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,35 @@ class Job:
     def keys(self, eps: Sequence[float]) -> list[Key]:
         """The entries that this job makes."""
         return [(self.label, e) for e in ([] if isinstance(self.attack, BallAttack) else [None]) + list(eps)]
+
+
+def named_jobs(
+    wanted: Sequence[str | Attack], *, norm: Norm, steps: int, eot: int, source: nn.Module | None, stochastic: bool
+) -> list[Job]:
+    """The attacks under their names in the report; the boundary attack also on raw noise where there is noise."""
+    jobs: list[Job] = []
+    for attack in wanted:
+        if isinstance(attack, str):
+            jobs.append(_named_job(attack, norm, steps, eot, source))
+            if attack == "boundary" and stochastic and "boundary-raw" not in wanted:
+                jobs.append(_named_job("boundary-raw", norm, steps, eot, source))
+        elif isinstance(attack, Attack):
+            if isinstance(attack, BallAttack) and attack.norm != norm:
+                raise ValueError(f"{attack} has another norm than this evaluation, {norm!r}")
+            label = type(attack).__name__.lower()
+            taken = sum(job.label.split(" #")[0] == label for job in jobs)
+            jobs.append(Job(f"{label} #{taken + 1}" if taken else label, attack, _OVERSHOOT))
+        else:
+            raise ValueError(f"an attack must be a name or an attack object, not {attack!r}")
+    if len({job.label for job in jobs}) < len(jobs):
+        raise ValueError(f"an attack was asked for twice: {', '.join(job.label for job in jobs)}")
+    return jobs
+
+
+def _named_job(name: str, norm: Norm, steps: int, eot: int, source: nn.Module | None) -> Job:
+    # The raw figure is the published one: what the attack found, as it found it.
+    factor = 1.0 if name == "boundary-raw" else _OVERSHOOT
+    return Job(name, named_attack(name, norm=norm, steps=steps, eot=eot, source=source), factor)
 
 
 @dataclass

@@ -44,6 +44,7 @@ def test_checkpoints_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("eot", [1, 4])
+@pytest.mark.slow
 def test_beats_pgd_of_the_same_budget_or_equals_it(eot):
     model = trained(adversarial=True, gamma=0.3 if eot > 1 else None)
     x, y = X[:120], Y[:120]

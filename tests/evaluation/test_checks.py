@@ -52,6 +52,7 @@ def test_noise_on_the_logits_is_flagged():
     assert any("added to the logits" in w for w in found)
 
 
+@pytest.mark.slow
 def test_noise_on_the_logits_shows_in_the_boundary_attack_too():
     pytest.importorskip("foolbox")
     model = Around(trained(), after=lambda z: z + 2 * torch.randn_like(z))
@@ -67,6 +68,7 @@ def test_a_plain_adversarially_trained_network_is_not_flagged():
     assert found == []
 
 
+@pytest.mark.slow
 def test_an_adversarially_trained_student_is_not_flagged():
     assert warnings_of(trained(adversarial=True, gamma=0.1), steps=20, eps=(0.15,)) == []
 
