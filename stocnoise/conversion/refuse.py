@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.fx import GraphModule
 
-from stocnoise.errors import AlreadyConvertedError, ScriptedModelError, WrappedModelError
+from stocnoise.errors import AlreadyConvertedError, ConversionError, ScriptedModelError, WrappedModelError
 from stocnoise.layers import StochasticActivation
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
@@ -32,6 +33,12 @@ def refuse(model: nn.Module) -> None:
         if any(cls.__name__ == "ScriptModule" and _is_torch(cls) for cls in type(module).__mro__):
             raise ScriptedModelError(
                 f"{where} is a ScriptModule, whose forward cannot be changed: convert the model before torch.jit.script"
+            )
+        if isinstance(module, GraphModule) and type(module).train is not GraphModule.train:
+            raise ConversionError(
+                f"{where}, a {type(module).__mro__[1].__name__}, writes itself new code when its mode changes: convert "
+                "the model that it was made from, and make it from the student, with "
+                "tracer_kwargs={'leaf_modules': [stocnoise.StochasticActivation]}"
             )
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import copy
 import linecache
+import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from types import CellType, CodeType, FunctionType
 from typing import Any, Literal
 
 from torch import nn
+from torch.fx import GraphModule
 
 from stocnoise.conversion.source import Position, SourceUnavailableError, definition, end_of
 from stocnoise.conversion.trace import Method, nested_codes
@@ -116,6 +118,11 @@ def _exhausted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     made = rewritten_from(self)
     assert made is not None
+    if isinstance(self, GraphModule):
+        raise pickle.PicklingError(
+            "a student of a torch.fx.GraphModule cannot be pickled: save its state_dict, "
+            "or pickle stocnoise.revert(student)"
+        )
     return _restore, (made.cls, made.methods), self.__getstate__()
 
 
