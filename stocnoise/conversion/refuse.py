@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 
 from stocnoise.errors import AlreadyConvertedError, ConversionError, ScriptedModelError, WrappedModelError
 from stocnoise.layers import StochasticActivation
@@ -40,6 +41,8 @@ def refuse(model: nn.Module) -> None:
                 "the model that it was made from, and make it from the student, with "
                 "tracer_kwargs={'leaf_modules': [stocnoise.StochasticActivation]}"
             )
+        if any(is_lazy(parameter) for parameter in module._parameters.values()):
+            raise ConversionError(f"{where} has lazy parameters: run the model once, so that they get their shapes")
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(
                 f"{where} is a stochastic layer: the model is converted already; "
