@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 
-from stocnoise.errors import AlreadyConvertedError, ScriptedModelError, WrappedModelError
+from stocnoise.errors import AlreadyConvertedError, ConversionError, ScriptedModelError, WrappedModelError
 from stocnoise.layers import StochasticActivation
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
@@ -33,6 +35,14 @@ def refuse(model: nn.Module) -> None:
             raise ScriptedModelError(
                 f"{where} is a ScriptModule, whose forward cannot be changed: convert the model before torch.jit.script"
             )
+        if isinstance(module, GraphModule) and type(module).train is not GraphModule.train:
+            raise ConversionError(
+                f"{where}, a {type(module).__mro__[1].__name__}, writes itself new code when its mode changes: convert "
+                "the model that it was made from, and make it from the student, with "
+                "tracer_kwargs={'leaf_modules': [stocnoise.StochasticActivation]}"
+            )
+        if any(is_lazy(parameter) for parameter in module._parameters.values()):
+            raise ConversionError(f"{where} has lazy parameters: run the model once, so that they get their shapes")
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(
                 f"{where} is a stochastic layer: the model is converted already; "
