@@ -84,7 +84,14 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     constants = {
         a: given[a] for a in kernel.arg_names if a.isupper() and a in given and a not in ("N", "C", "S", "R", "W")
     }
-    types = {"sigma_ptr": "*fp32", "gamma_ptr": "*fp32", "parts_ptr": "*fp32", "seed_ptr": "*i64", "slope": "fp32"}
+    types = {
+        "sigma_ptr": "*fp32",
+        "gamma_ptr": "*fp32",
+        "parts_ptr": "*fp32",
+        "scale_ptr": "*fp32",
+        "seed_ptr": "*i64",
+        "slope": "fp32",
+    }
     signature = {
         a: "constexpr" if a in constants else types.get(a, "*" + dtype if a.endswith("_ptr") else "i32")
         for a in kernel.arg_names
