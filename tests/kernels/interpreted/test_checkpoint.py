@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import stocnoise
+from stocnoise import functional
 
 
 class Stack(nn.Module):
@@ -58,8 +59,28 @@ def test_checkpointing_changes_nothing(expected: list[Tensor], reentrant: bool) 
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_compiled_checkpointing_changes_nothing(expected: list[Tensor]) -> None:
+@pytest.mark.filterwarnings("ignore:Detected that context_fn is passed")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_keeping_the_activations_changes_nothing(expected: list[Tensor], compiled: bool) -> None:
     torch._dynamo.reset()
-    got = trained(lambda block, x: checkpoint(block, x, use_reentrant=False), compiled=True)
+    got = trained(
+        lambda block, x: checkpoint(block, x, use_reentrant=False, context_fn=functional.checkpoint_contexts), compiled
+    )
     for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_two_forwards_before_a_backward() -> None:
+    """Exact where the activations are kept."""
+
+    def gradients(run: Callable[[nn.Module, Tensor], Tensor]) -> list[Tensor]:
+        model = Stack(run).train()
+        torch.manual_seed(5)
+        (model(torch.randn(4, 8, 6, 6)).sum() + model(3 * torch.randn(4, 8, 6, 6)).sum()).backward()
+        return [p.grad for p in model.parameters()]
+
+    kept = gradients(
+        lambda block, x: checkpoint(block, x, use_reentrant=False, context_fn=functional.checkpoint_contexts)
+    )
+    for a, b in zip(kept, gradients(lambda block, x: block(x)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
