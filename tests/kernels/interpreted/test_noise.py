@@ -1,4 +1,4 @@
-"""The noise of the kernels: its words, its normals, its distribution, and that nothing but seed and index decides it."""
+"""The noise of the kernels: words, normals, distribution, and that seed and place alone decide it."""
 
 from __future__ import annotations
 
