@@ -101,8 +101,8 @@ def load(
             layer=layer or _layer_named(about["layer"]),
         )
     except ConversionError as error:
-        reason = str(error).splitlines()[0]
-        raise FileFormatError(f"{path}, a {about['class']}, does not fit this {_class_name(model)}: {reason}") from error
+        given, reason = _class_name(model), str(error).splitlines()[0]
+        raise FileFormatError(f"{path}, a {about['class']}, does not fit this {given}: {reason}") from error
     found = dict(stochastic_layers(student))
     wanted = {entry["path"]: (entry["class"], entry["channels"]) for entry in about["layers"]}
     have = {path: (type(layer).__name__, layer.num_channels) for path, layer in found.items()}
