@@ -4,8 +4,8 @@
 
 Every row is a median of calls with a cold L2 cache, in milliseconds with the 20 and 80 % quantiles; GB/s count the
 bytes that any implementation must move (forward x and y, backward grad, y and dx), and `of_copy` is that bandwidth in
-percent of `torch.clone`'s in the same run. Rows are appended to `benchmarks/results/kernel.jsonl` with commit, versions and
-device, and the plot is drawn from the newest run there. Without a GPU it runs tiny sizes, to try the script itself.
+percent of `torch.clone`'s in the same run. Rows are appended to `benchmarks/results/kernel.jsonl` with commit, versions
+and device, and the plot is drawn from the newest run there. Without a GPU it runs tiny sizes, to try the script itself.
 """
 
 from __future__ import annotations

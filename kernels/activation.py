@@ -39,8 +39,8 @@ def _tanh_gate(u, FAST: tl.constexpr):
 def _upper_tail(u, FAST: tl.constexpr):
     """1 − Φ(|u|), with an absolute error below 3e-7 and relative 2e-6 to |u| = 6; exp(−u²/2); and |u|.
 
-    e^(−u²/2) times a polynomial in t = 1/(1 + |u|/4). GELU with `tl.erf`, which branches, is 10 instructions longer, its
-    derivative 16.
+    e^(−u²/2) times a polynomial in t = 1/(1 + |u|/4). With `tl.erf`, which branches, GELU is 10 instructions
+    longer and its derivative 16.
     """
     a = tl.minimum(tl.abs(u), 16.0, propagate_nan=tl.PropagateNan.ALL)
     t = _reciprocal(tl.fma(a, 0.25, 1.0), FAST)

@@ -114,7 +114,7 @@ def forward(
     statistics: bool,
     shared: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the moments of x (shape (3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
+    """y, the moments of x ((3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
     moments = _moments(x, channel_dim, scratch) if statistics else x.new_empty(3, 0, dtype=torch.float32)
     scale = gamma.sqrt() * sigma

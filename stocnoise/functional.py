@@ -79,8 +79,8 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractConte
     """For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False, context_fn=checkpoint_contexts)`: recompute
     everything but the stochastic activations, whose outputs are kept.
 
-    Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when two forwards
-    come before a backward. Otherwise the layers see to it themselves, and keep nothing.
+    Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when two
+    forwards come before a backward. Otherwise the layers see to it themselves, and keep nothing.
     """
     return create_selective_checkpoint_contexts([torch.ops.stocnoise.stoc_act.default])
 

@@ -47,8 +47,8 @@ def stoc_act(
     statistics: bool,
     shared: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, moments, and √γ·σ for the backward pass: by then σ has been updated in place, and under `torch.compile` a copy of
-    it taken outside would be computed again from what it has become."""
+    """y, moments, and √γ·σ for the backward pass: by then σ has been updated in place, and under `torch.compile` a copy
+    taken outside the operator would be computed again from what σ has become."""
     return _implementation(x).forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
 
 

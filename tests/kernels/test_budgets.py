@@ -25,9 +25,9 @@ FP32 = 40
 EXTRA = {"relu6": 3, "leaky_relu": 3, "gelu": 22, "gelu_tanh": 13, "silu": 10, "hardswish": 6, "identity": 0}
 BACKWARD = {"relu6": 24, "leaky_relu": 24, "gelu": 45, "gelu_tanh": 38, "silu": 33, "hardswish": 27}
 # gfx942: polynomials in place of fast intrinsics.
-GFX_TRAIN, GFX_EVAL = 46, 43
-GFX_EXTRA = {"relu6": 4, "leaky_relu": 4, "gelu": 60, "gelu_tanh": 25, "silu": 22, "hardswish": 8, "identity": 0}
-GFX_BACKWARD = {"relu6": 48, "leaky_relu": 48, "gelu": 105, "gelu_tanh": 75, "silu": 65, "hardswish": 52}
+GFX_TRAIN, GFX_EVAL = 43, 42
+GFX_EXTRA = {"relu6": 4, "leaky_relu": 4, "gelu": 33, "gelu_tanh": 20, "silu": 17, "hardswish": 8, "identity": 0}
+GFX_BACKWARD = {"relu6": 46, "leaky_relu": 45, "gelu": 75, "gelu_tanh": 70, "silu": 66, "hardswish": 48}
 
 
 def clean(step: str, activation: str, dtype: str, layout: str, target: str) -> aot.Count:
