@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def import_from_checkout() -> None:
-    """`stocnoise.kernels` lies beside the package, not in it: where nothing is installed a folder of links joins them."""
+    """`stocnoise.kernels` lies beside the package, not in it: a folder of links joins them."""
     links = Path(tempfile.mkdtemp(prefix="stocnoise-"))
     (links / "stocnoise").mkdir()
     for path in (ROOT / "stocnoise").iterdir():
