@@ -11,6 +11,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
+# On a machine with a GPU, whose torch and triton are used as they are: the GPU tests, then the kernels beside torch.relu.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

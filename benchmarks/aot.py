@@ -2,8 +2,8 @@
 
     python -m benchmarks.aot [--target sm_80|sm_90|sm_100|gfx942] [--save DIR] [--json]
 
-Each kernel is compiled exactly as `stocnoise.kernels` would launch it for the shape in the table. An instruction is one of
-the machine's (SASS, or GCN), of those in the loop that moves the data, whether or not it is executed in every turn.
+Each kernel is compiled exactly as `stocnoise.kernels` would launch it for the shape in the table. An instruction is one
+of the machine's (SASS, or GCN), of those in the loop that moves the data, executed in every turn or not.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Count:
 
 
 def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    n, c, h, w = shape
+    _, c, h, w = shape
     return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
 
 
@@ -84,7 +84,14 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     constants = {
         a: given[a] for a in kernel.arg_names if a.isupper() and a in given and a not in ("N", "C", "S", "R", "W")
     }
-    types = {"sigma_ptr": "*fp32", "gamma_ptr": "*fp32", "parts_ptr": "*fp32", "seed_ptr": "*i64", "slope": "fp32"}
+    types = {
+        "sigma_ptr": "*fp32",
+        "gamma_ptr": "*fp32",
+        "parts_ptr": "*fp32",
+        "scale_ptr": "*fp32",
+        "seed_ptr": "*i64",
+        "slope": "fp32",
+    }
     signature = {
         a: "constexpr" if a in constants else types.get(a, "*" + dtype if a.endswith("_ptr") else "i32")
         for a in kernel.arg_names
@@ -93,6 +100,27 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     options = {"num_warps": launch.arguments["num_warps"], "enable_fp_fusion": True}
     source = ASTSource(kernel, signature, constants, aligned)
     return compile(source, target=GPUTarget(backend, arch, warp), options=options), launch
+
+
+def compile_statistics(target: str) -> list[str]:
+    """The disassembly of the two kernels that merge statistics and move σ."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from stocnoise.kernels.moments import merge_parts, move_sigma
+
+    backend, arch, warp = TARGETS[target]
+    texts = []
+    for kernel, constants in ((merge_parts, {"BLOCK_C": 4, "BLOCK_Q": 256}), (move_sigma, {"BLOCK": 1024})):
+        types = {"batches_ptr": "*i64", "alpha": "fp32"}
+        signature = {
+            a: "constexpr" if a in constants else types.get(a, "*fp32" if a.endswith("_ptr") else "i32")
+            for a in kernel.arg_names
+        }
+        options = {"enable_fp_fusion": True}
+        compiled = compile(ASTSource(kernel, signature, constants), GPUTarget(backend, arch, warp), options)
+        texts.append(disassemble(compiled.asm["cubin"]) if backend == "cuda" else compiled.asm["amdgcn"])
+    return texts
 
 
 def _nvdisasm() -> str:

@@ -63,18 +63,19 @@ def forward(
     channel_dim: int,
     statistics: bool,
     shared: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `stocnoise.functional.stoc_act`; returns (y, moments), moments of shape (3, 0) without `statistics`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `stocnoise.aten.forward`."""
     y = torch.empty_like(x)
     channels = x.shape[channel_dim]
     if x.numel() == 0:
-        return y, torch.zeros(3, channels if statistics else 0, device=x.device)
+        return y, torch.zeros(3, channels if statistics else 0, device=x.device), gamma.sqrt() * sigma
     if shared and not _rows_are_blocks(y):
         return aten.forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
     gap = gap_of(tuple(x.shape), x.stride(), y.stride(), channel_dim)
     if gap is None:
         x, gap = (torch.empty_like(y) if statistics else y).copy_(x), 0
     launch = _launch(y, channel_dim, gap > 0, shared)
+    scale = torch.empty_like(sigma)
     parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
     moments = torch.empty(3, channels if statistics else 0, device=x.device)
     kernel = rows_forward if launch.rows else columns_forward
@@ -83,6 +84,7 @@ def forward(
             x,
             y,
             parts,
+            scale,
             sigma,
             gamma,
             seed,
@@ -99,26 +101,25 @@ def forward(
             merge_parts[(triton.cdiv(channels, block_c),)](
                 parts, moments, channels, launch.parts, BLOCK_C=block_c, BLOCK_Q=block_q, enable_fp_fusion=True
             )
-    return y, moments
+    return y, moments, scale
 
 
 def backward(
     grad: Tensor,
     x: Tensor,
-    sigma: Tensor,
-    gamma: Tensor,
+    scale: Tensor,
     seed: Tensor,
     activation: str,
     slope: float,
     channel_dim: int,
     shared: bool,
 ) -> Tensor:
-    """grad · h′(x + noise), the noise drawn again from `seed`."""
+    """See `stocnoise.aten.backward`."""
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx
     if shared and not _rows_are_blocks(dx):
-        return aten.backward(grad, x, sigma, gamma, seed, activation, slope, channel_dim, shared)
+        return aten.backward(grad, x, scale, seed, activation, slope, channel_dim, shared)
     gap = gap_of(tuple(x.shape), x.stride(), dx.stride(), channel_dim)
     grad_gap = gap_of(tuple(x.shape), grad.stride(), dx.stride(), channel_dim)
     if grad_gap is None:
@@ -133,8 +134,7 @@ def backward(
             grad,
             x,
             dx,
-            sigma,
-            gamma,
+            scale,
             seed,
             grad_gap8=grad_gap // GROUP,
             gap8=gap // GROUP,
@@ -146,7 +146,7 @@ def backward(
 
 
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
-    """See `stocnoise.functional.update_sigma`."""
+    """See `stocnoise.aten.update_sigma`."""
     parts, _, channels = moments.shape
     with _on_device_of(sigma):
         move_sigma[(1,)](

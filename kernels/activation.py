@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import libdevice
 
-_SQRT_HALF = tl.constexpr(0.7071067811865476)
 _INV_SQRT_TAU = tl.constexpr(0.3989422804014327)
 _TANH_SCALE = tl.constexpr(1.5957691216057308)  # 2·√(2/π), as ½(1 + tanh v) = sigmoid(2v)
 _TANH_CUBIC = tl.constexpr(0.044715)
@@ -18,11 +17,16 @@ def _clip(u, low, high):
 
 
 @triton.jit
-def _sigmoid(u, FAST: tl.constexpr):
-    """1 / (1 + exp(−u)); the fast division, 2 ulp, saves 6 instructions."""
+def _reciprocal(v, FAST: tl.constexpr):
+    """1 / v; the fast division, 2 ulp, is 6 instructions shorter."""
     if FAST:
-        return libdevice.fast_dividef(1.0, 1.0 + tl.exp(-u))
-    return 1.0 / (1.0 + tl.exp(-u))
+        return libdevice.fast_dividef(1.0, v)
+    return 1.0 / v
+
+
+@triton.jit
+def _sigmoid(u, FAST: tl.constexpr):
+    return _reciprocal(1.0 + tl.exp(-u), FAST)
 
 
 @triton.jit
@@ -32,8 +36,22 @@ def _tanh_gate(u, FAST: tl.constexpr):
 
 
 @triton.jit
-def _normal_cdf(u):
-    return 0.5 + 0.5 * tl.erf(u * _SQRT_HALF)
+def _upper_tail(u, FAST: tl.constexpr):
+    """1 − Φ(|u|), with an absolute error below 3e-7 and relative 2e-6 to |u| = 6; exp(−u²/2); and |u|.
+
+    e^(−u²/2) times a polynomial in t = 1/(1 + |u|/4). With `tl.erf`, which branches, GELU is 10 instructions
+    longer and its derivative 16.
+    """
+    a = tl.minimum(tl.abs(u), 16.0, propagate_nan=tl.PropagateNan.ALL)
+    t = _reciprocal(tl.fma(a, 0.25, 1.0), FAST)
+    p = tl.fma(t, -0.09369132667779922, 0.3518557548522949)
+    p = tl.fma(t, p, -0.28742673993110657)
+    p = tl.fma(t, p, 0.3023572862148285)
+    p = tl.fma(t, p, 0.012770777568221092)
+    p = tl.fma(t, p, 0.11573556810617447)
+    p = tl.fma(t, p, 0.09839873015880585)
+    e = tl.exp(a * a * -0.5)
+    return e * (t * p), e, a
 
 
 @triton.jit
@@ -46,7 +64,8 @@ def activate(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
     elif ACTIVATION == "leaky_relu":
         return tl.where(u > 0.0, u, u * slope)
     elif ACTIVATION == "gelu":
-        return u * _normal_cdf(u)
+        tail, _, a = _upper_tail(u, FAST)
+        return tl.fma(-a, tail, tl.maximum(u, 0.0, propagate_nan=tl.PropagateNan.ALL))
     elif ACTIVATION == "gelu_tanh":
         return u * _tanh_gate(u, FAST)
     elif ACTIVATION == "silu":
@@ -66,7 +85,8 @@ def derivative(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
     elif ACTIVATION == "leaky_relu":
         return tl.where(u > 0.0, 1.0, slope)
     elif ACTIVATION == "gelu":
-        return _normal_cdf(u) + u * (tl.exp(u * u * -0.5) * _INV_SQRT_TAU)
+        tail, e, _ = _upper_tail(u, FAST)
+        return tl.fma(u, e * _INV_SQRT_TAU, tl.where(u > 0.0, 1.0 - tail, tail))
     elif ACTIVATION == "gelu_tanh":
         s = _tanh_gate(u, FAST)
         return s + u * s * (1.0 - s) * (u * u * (3.0 * _TANH_CUBIC * _TANH_SCALE) + _TANH_SCALE)

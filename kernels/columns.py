@@ -31,12 +31,6 @@ def _columns(numel, W, r_last, BN: tl.constexpr):
 
 
 @triton.jit
-def _scale(sigma_ptr, gamma_ptr, j, C, S):
-    """√γ·σ of each column, (1, BN)."""
-    return (tl.sqrt(tl.load(gamma_ptr)) * tl.load(sigma_ptr + j // S % C))[None, :]
-
-
-@triton.jit
 def _tile(start, W, BM: tl.constexpr, BN: tl.constexpr):
     """From row `start`: the rows (BM, 1), groups (BM, BN/8) and element indices (BM, BN), int64."""
     r = start + tl.arange(0, BM)[:, None]
@@ -51,7 +45,8 @@ def _tile(start, W, BM: tl.constexpr, BN: tl.constexpr):
 def columns_forward(
     x_ptr,  # R rows of W elements, 8·gap8 elements skipped between rows
     y_ptr,  # (R, W), dense; the last row may be a part of one
-    parts_ptr,  # (4, C, Q) float32, Q = W / C · the grid's programs for a column
+    parts_ptr,  # (4, C, Q) float32, written: Q = W / C · the grid's programs for a column
+    scale_ptr,  # (C,) float32, written: √γ·σ
     sigma_ptr,  # (C,) float32
     gamma_ptr,  # 0-dim float32
     seed_ptr,  # (1,) int64
@@ -78,8 +73,11 @@ def columns_forward(
     r_first = tl.program_id(1) * r_each
     r_last = tl.minimum(r_first + r_each, R)
     j, end, element_end = _columns(numel, W, r_last, BN)
-    scale = _scale(sigma_ptr, gamma_ptr, j, C, S)
     seed = tl.load(seed_ptr)
+    channel = j // S % C
+    scale = tl.sqrt(tl.load(gamma_ptr)) * tl.load(sigma_ptr + channel)
+    if tl.program_id(1) == 0:
+        tl.store(scale_ptr + channel, scale, mask=j < C * S)
 
     if STATISTICS:
         p_pivot = x_ptr + r_first * (tl.cast(W, tl.int64) + tl.cast(gap8, tl.int64) * 8) + j
@@ -95,7 +93,7 @@ def columns_forward(
         gap = r.to(tl.int64) * gap8 * 8 if STRIDED else 0
         x = tl.load(x_ptr + gap + index, mask=mask, other=0.0).to(tl.float32)
         z = noise(seed, group, period, SHARED, GROUPED, FAST)
-        y = activate(tl.fma(z, scale, x), slope, ACTIVATION, FAST)
+        y = activate(tl.fma(z, scale[None, :], x), slope, ACTIVATION, FAST)
         tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=mask)
         if STATISTICS:
             d = tl.where(mask, x - pivot[None, :], 0.0)
@@ -105,7 +103,7 @@ def columns_forward(
     if STATISTICS:
         copies = W // (C * S)
         parts = tl.num_programs(1)
-        slot = ((j // S % C * S + j % S).to(tl.int64) * copies + j // (C * S)) * parts + tl.program_id(1)
+        slot = ((channel * S + j % S).to(tl.int64) * copies + j // (C * S)) * parts + tl.program_id(1)
         size = tl.cast(W, tl.int64) * parts
         count = tl.maximum(element_end - r_first, 0).to(tl.float32)
         store_part(parts_ptr, slot, size, count, pivot, tl.sum(sum_d, 0), tl.sum(sum_dd, 0), j < W)
@@ -116,8 +114,7 @@ def columns_backward(
     grad_ptr,  # R rows of W elements, 8·grad_gap8 skipped between rows
     x_ptr,  # likewise, 8·gap8 skipped
     dx_ptr,  # (R, W), dense
-    sigma_ptr,  # (C,) float32
-    gamma_ptr,  # 0-dim float32
+    scale_ptr,  # (C,) float32: √γ·σ
     seed_ptr,  # (1,) int64
     R,
     W,
@@ -142,8 +139,8 @@ def columns_backward(
     r_first = tl.program_id(1) * r_each
     r_last = tl.minimum(r_first + r_each, R)
     j, end, _ = _columns(numel, W, r_last, BN)
-    scale = _scale(sigma_ptr, gamma_ptr, j, C, S)
     seed = tl.load(seed_ptr)
+    scale = tl.load(scale_ptr + j // S % C)
 
     for start in range(r_first, r_last, BM):
         r, group, index = _tile(start, W, BM, BN)
@@ -155,5 +152,5 @@ def columns_backward(
         x = tl.load(x_ptr + gap + index, mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(grad_ptr + grad_gap + index, mask=mask, other=0.0).to(tl.float32)
         z = noise(seed, group, period, SHARED, GROUPED, FAST)
-        dx = grad * derivative(tl.fma(z, scale, x), slope, ACTIVATION, FAST)
+        dx = grad * derivative(tl.fma(z, scale[None, :], x), slope, ACTIVATION, FAST)
         tl.store(dx_ptr + index, dx.to(dx_ptr.dtype.element_ty), mask=mask)

@@ -1,7 +1,7 @@
 """From random words to N(0, 1): two normals from each 32-bit word, eight from each Philox call.
 
-Box–Muller, z = √(−2 ln u) · (cos θ, sin θ), both from one word w: the high 23 bits a = w >> 9 give u = (2a + 1)/2²⁴, and
-the low 23 bits of w·M, with the lowest set, give b and θ = π(b/2²² − 1). So
+Box–Muller, z = √(−2 ln u) · (cos θ, sin θ), both from one word w: the high 23 bits a = w >> 9 give u = (2a + 1)/2²⁴,
+and the low 23 bits of w·M, with the lowest set, give b and θ = π(b/2²² − 1). So
 
 - |z| ≤ √(48 ln 2) = 5.768, and 8e-9 of a true normal's mass lies beyond;
 - the pairs (u, θ) are the points of a rank-1 lattice, M/2²³ near the golden ratio, which fill the plane evenly at every

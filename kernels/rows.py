@@ -72,22 +72,12 @@ def _tile(
     return group, index, load, store, own, beyond
 
 
-@triton.jit
-def _scales(sigma_ptr, gamma_ptr, c, C, SHIFTED: tl.constexpr):
-    """√γ·σ, (KC, 1), of channels c and of those that follow them."""
-    root = tl.sqrt(tl.load(gamma_ptr))
-    here = root * tl.load(sigma_ptr + c, mask=c < C, other=0.0)
-    following = here
-    if SHIFTED:
-        following = root * tl.load(sigma_ptr + (c + 1) % C, mask=c < C, other=0.0)
-    return here[:, None], following[:, None]
-
-
 @triton.jit(do_not_specialize=_COUNTS)
 def rows_forward(
     x_ptr,  # N blocks of C·S elements, 8·gap8 elements skipped between blocks
     y_ptr,  # (N, C, S), dense
-    parts_ptr,  # (4, C, Q) float32, Q the grid's programs for a channel
+    parts_ptr,  # (4, C, Q) float32, written: Q the grid's programs for a channel
+    scale_ptr,  # (C,) float32, written: √γ·σ
     sigma_ptr,  # (C,) float32
     gamma_ptr,  # 0-dim float32
     seed_ptr,  # (1,) int64
@@ -118,8 +108,14 @@ def rows_forward(
     n_last = tl.minimum(n_first + n_each, N)
     k_first = tl.program_id(2) * k_each
     k_last = tl.minimum(k_first + k_each, tl.cdiv(S + 7 * SHIFTED, WIDTH))
-    scale, next_scale = _scales(sigma_ptr, gamma_ptr, c, C, SHIFTED)
     seed = tl.load(seed_ptr)
+    root = tl.sqrt(tl.load(gamma_ptr))
+    scale = root * tl.load(sigma_ptr + c, mask=c < C, other=0.0)
+    next_scale = scale
+    if SHIFTED:
+        next_scale = root * tl.load(sigma_ptr + (c + 1) % C, mask=c < C, other=0.0)
+    if (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
+        tl.store(scale_ptr + c, scale, mask=c < C)
 
     if STATISTICS:
         block = tl.cast(C, tl.int64) * S + tl.cast(gap8, tl.int64) * 8
@@ -135,7 +131,7 @@ def rows_forward(
             gap = tl.cast(n, tl.int64) * gap8 * 8 if STRIDED else 0
             x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
             z = noise(seed, group, period, SHARED, GROUPED, FAST)
-            y = activate(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION, FAST)
+            y = activate(tl.fma(z, tl.where(beyond, next_scale[:, None], scale[:, None]), x), slope, ACTIVATION, FAST)
             tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=store)
             if STATISTICS:
                 if SHIFTED:
@@ -163,8 +159,7 @@ def rows_backward(
     grad_ptr,  # N blocks of C·S elements, 8·grad_gap8 skipped between blocks
     x_ptr,  # likewise, 8·gap8 skipped
     dx_ptr,  # (N, C, S), dense
-    sigma_ptr,  # (C,) float32
-    gamma_ptr,  # 0-dim float32
+    scale_ptr,  # (C,) float32: √γ·σ
     seed_ptr,  # (1,) int64
     N,
     C,
@@ -193,8 +188,11 @@ def rows_backward(
     n_last = tl.minimum(n_first + n_each, N)
     k_first = tl.program_id(2) * k_each
     k_last = tl.minimum(k_first + k_each, tl.cdiv(S + 7 * SHIFTED, WIDTH))
-    scale, next_scale = _scales(sigma_ptr, gamma_ptr, c, C, SHIFTED)
     seed = tl.load(seed_ptr)
+    scale = tl.load(scale_ptr + c, mask=c < C, other=0.0)
+    next_scale = scale
+    if SHIFTED:
+        next_scale = tl.load(scale_ptr + (c + 1) % C, mask=c < C, other=0.0)
 
     for k in range(k_first, k_last):
         for n in range(n_first, n_last):
@@ -204,5 +202,7 @@ def rows_backward(
             x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
             grad = tl.load(grad_ptr + grad_gap + index, mask=store, other=0.0).to(tl.float32)
             z = noise(seed, group, period, SHARED, GROUPED, FAST)
-            dx = grad * derivative(tl.fma(z, tl.where(beyond, next_scale, scale), x), slope, ACTIVATION, FAST)
+            dx = grad * derivative(
+                tl.fma(z, tl.where(beyond, next_scale[:, None], scale[:, None]), x), slope, ACTIVATION, FAST
+            )
             tl.store(dx_ptr + index, dx.to(dx_ptr.dtype.element_ty), mask=store)

@@ -113,18 +113,18 @@ def forward(
     channel_dim: int,
     statistics: bool,
     shared: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `stocnoise.functional.stoc_act`; returns (y, moments), moments of shape (3, 0) without `statistics`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the moments of x ((3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
     moments = _moments(x, channel_dim, scratch) if statistics else x.new_empty(3, 0, dtype=torch.float32)
     scale = gamma.sqrt() * sigma
     if x.device.type == "cpu" and not scale.any():
         # No noise: the activation itself, bit for bit. Elsewhere looking at the scale would synchronise.
         y = Activation(activation, slope)(x)
-        return (y.clone() if activation == "identity" else y), moments
+        return (y.clone() if activation == "identity" else y), moments, scale
     noisy = _add_noise(x, scale, seed, channel_dim, shared, scratch)
     y = noisy.relu_() if activation == "relu" else Activation(activation, slope)(noisy)
-    return y.to(x.dtype), moments
+    return y.to(x.dtype), moments, scale
 
 
 _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -140,17 +140,16 @@ _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 def backward(
     grad: Tensor,
     x: Tensor,
-    sigma: Tensor,
-    gamma: Tensor,
+    scale: Tensor,
     seed: Tensor,
     activation: str,
     slope: float,
     channel_dim: int,
     shared: bool,
 ) -> Tensor:
-    """grad · h'(x + noise), the noise drawn again from `seed`."""
+    """grad · h'(x + noise), the noise drawn again from `seed`; `scale` as `forward` returned it."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    noisy = _add_noise(x, gamma.sqrt() * sigma, seed, channel_dim, shared, scratch)
+    noisy = _add_noise(x, scale, seed, channel_dim, shared, scratch)
     return _DERIVATIVE[activation](grad.to(noisy.dtype), noisy, slope).to(x.dtype)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from stocnoise import ops
 from stocnoise.activations import FUSED
@@ -68,8 +71,18 @@ def stoc_act(
         )
     if not x.is_floating_point():
         raise ValueError(f"expected a floating-point input, got {x.dtype}")
-    y, moments = ops.stoc_act(x, sigma, gamma, seed, activation, slope, channel_dim % x.dim(), statistics, shared)
+    y, moments, _ = ops.stoc_act(x, sigma, gamma, seed, activation, slope, channel_dim % x.dim(), statistics, shared)
     return (y, moments) if statistics else y
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    """For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False, context_fn=checkpoint_contexts)`: recompute
+    everything but the stochastic activations, whose outputs are kept.
+
+    Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when two
+    forwards come before a backward. Otherwise the layers see to it themselves, and keep nothing.
+    """
+    return create_selective_checkpoint_contexts([torch.ops.stocnoise.stoc_act.default])
 
 
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:

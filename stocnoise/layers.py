@@ -48,7 +48,8 @@ class StochasticActivation(nn.Module):
 
     Channels whose STD is not finite keep their σ. In a process group STD is that of the global batch. Under activation
     checkpointing the recomputation sees the σ that the first pass saw and moves nothing; this looks one forward back,
-    so with checkpointing each forward must be followed by its backward.
+    so with checkpointing each forward must be followed by its backward. Under `torch.compile`, or to lift that
+    condition, pass `functional.checkpoint_contexts` to the checkpoint.
 
     Args:
         num_channels: C, the size of the input along `channel_dim`.

@@ -46,7 +46,9 @@ def stoc_act(
     channel_dim: int,
     statistics: bool,
     shared: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, moments, and √γ·σ for the backward pass: by then σ has been updated in place, and under `torch.compile` a copy
+    taken outside the operator would be computed again from what σ has become."""
     return _implementation(x).forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
 
 
@@ -61,31 +63,30 @@ def _(
     channel_dim: int,
     statistics: bool,
     shared: bool,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(3, sigma.shape[0] if statistics else 0, dtype=torch.float32)
+) -> tuple[Tensor, Tensor, Tensor]:
+    moments = x.new_empty(3, sigma.shape[0] if statistics else 0, dtype=torch.float32)
+    return torch.empty_like(x), moments, torch.empty_like(sigma)
 
 
 @torch.library.custom_op("stocnoise::stoc_act_backward", mutates_args=())
 def stoc_act_backward(
     grad: Tensor,
     x: Tensor,
-    sigma: Tensor,
-    gamma: Tensor,
+    scale: Tensor,
     seed: Tensor,
     activation: str,
     slope: float,
     channel_dim: int,
     shared: bool,
 ) -> Tensor:
-    return _implementation(x).backward(grad, x, sigma, gamma, seed, activation, slope, channel_dim, shared)
+    return _implementation(x).backward(grad, x, scale, seed, activation, slope, channel_dim, shared)
 
 
 @stoc_act_backward.register_fake
 def _(
     grad: Tensor,
     x: Tensor,
-    sigma: Tensor,
-    gamma: Tensor,
+    scale: Tensor,
     seed: Tensor,
     activation: str,
     slope: float,
@@ -105,17 +106,17 @@ def _(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: fl
     return None
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, sigma, gamma, seed, ctx.activation, ctx.slope, ctx.channel_dim, statistics, ctx.shared = inputs
-    ctx.mark_non_differentiable(output[1])
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, _, _, seed, ctx.activation, ctx.slope, ctx.channel_dim, _, ctx.shared = inputs
+    y, moments, scale = output
+    ctx.mark_non_differentiable(moments, scale)
     if ctx.activation == "relu":
-        ctx.save_for_backward(output[0])
+        ctx.save_for_backward(y)
     elif ctx.activation != "identity":
-        # In training sigma is updated in place before the backward pass needs it.
-        ctx.save_for_backward(x, sigma.clone() if statistics else sigma, gamma, seed)
+        ctx.save_for_backward(x, scale, seed)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if ctx.activation == "identity":
         dx = grad
     elif ctx.activation == "relu":
@@ -123,8 +124,8 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
         (y,) = ctx.saved_tensors
         dx = torch.ops.aten.threshold_backward(grad, y, 0.0)
     else:
-        x, sigma, gamma, seed = ctx.saved_tensors
-        dx = stoc_act_backward(grad, x, sigma, gamma, seed, ctx.activation, ctx.slope, ctx.channel_dim, ctx.shared)
+        x, scale, seed = ctx.saved_tensors
+        dx = stoc_act_backward(grad, x, scale, seed, ctx.activation, ctx.slope, ctx.channel_dim, ctx.shared)
     return dx, None, None, None, None, None, None, None, None
 
 

@@ -1,4 +1,4 @@
-"""The noise of the kernels: its words, its normals, its distribution, and that nothing but seed and index decides it."""
+"""The noise of the kernels: words, normals, distribution, and that seed and place alone decide it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw(shape: tuple[int, ...], seed: int = SEED, **layout: torch.memory_format
     """The noise that the forward kernel adds to zeros."""
     x = torch.zeros(shape).to(**layout) if layout else torch.zeros(shape)
     sigma = torch.ones(shape[1])
-    y, _ = kernels.forward(
+    y, _, _ = kernels.forward(
         x, sigma, torch.tensor(1.0), torch.tensor([seed]), "identity", 0.0, 1, statistics=False, shared=False
     )
     return y
@@ -235,14 +235,14 @@ def test_shared_noise_is_the_same_for_each_row(shape: tuple[int, ...], channels_
     if channels_last and x.dim() == 4:
         x = x.to(memory_format=torch.channels_last)
     arguments = (torch.ones(shape[1]), torch.tensor(1.0), torch.tensor([SEED]), "identity", 0.0, 1)
-    y, _ = kernels.forward(x, *arguments, statistics=False, shared=True)
+    y, _, _ = kernels.forward(x, *arguments, statistics=False, shared=True)
     assert (y - noise_like(y, SEED, shared=True)).abs().max() < 2e-6
     assert all(torch.equal(row, y[0]) for row in y)
 
 
 def test_shared_noise_where_rows_are_interleaved() -> None:
     x = torch.zeros(6, 4, 8).transpose(0, 1)
-    y, _ = kernels.forward(
+    y, _, _ = kernels.forward(
         x, torch.ones(8), torch.tensor(1.0), torch.tensor([SEED]), "identity", 0.0, 2, statistics=False, shared=True
     )
     assert y.std() > 0.5

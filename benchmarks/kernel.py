@@ -1,0 +1,294 @@
+"""Time the fused operation on a GPU beside a copy, `torch.relu`, the eager composition and its `torch.compile`.
+
+    python -m benchmarks.kernel [--quick] [--out FILE] [--plot FILE]
+
+Every row is a median of calls with a cold L2 cache, in milliseconds with the 20 and 80 % quantiles; GB/s count the
+bytes that any implementation must move (forward x and y, backward grad, y and dx), and `of_copy` is that bandwidth in
+percent of `torch.clone`'s in the same run. Rows are appended to `benchmarks/results/kernel.jsonl` with commit, versions
+and device, and the plot is drawn from the newest run there. Without a GPU it runs tiny sizes, to try the script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import stocnoise
+
+RESULTS = Path(__file__).parent / "results" / "kernel.jsonl"
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+
+# (shape, channel dim, activation); the last of each group is past any L2 cache, 256 MiB and more in bf16.
+SHAPES: list[tuple[tuple[int, ...], int, str]] = [
+    ((256, 64, 56, 56), 1, "relu"),
+    ((256, 256, 56, 56), 1, "relu"),
+    ((256, 512, 28, 28), 1, "relu"),
+    ((1024, 512, 14, 14), 1, "relu"),
+    ((1024, 2048, 7, 7), 1, "relu"),
+    ((64, 64, 112, 112), 1, "relu"),
+    ((256, 197, 3072), 2, "gelu"),  # ViT-B
+    ((256, 56, 56, 384), 3, "gelu"),  # ConvNeXt-T
+]
+QUICK = [SHAPES[0], SHAPES[1], SHAPES[4], SHAPES[6]]
+SMOKE: list[tuple[tuple[int, ...], int, str]] = [((2, 8, 4, 4), 1, "relu"), ((2, 5, 16), 2, "gelu")]
+
+
+class Composition(nn.Module):
+    """What one would write without this project: the same mathematics from PyTorch's own operations."""
+
+    def __init__(self, layer: stocnoise.StochasticActivation) -> None:
+        super().__init__()
+        self.channel_dim = layer.channel_dim
+        self.activation = layer.activation
+        self.register_buffer("sigma", layer.sigma.clone())
+        self.register_buffer("gamma", layer.gamma.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = [-1 if d == self.channel_dim else 1 for d in range(x.dim())]
+        noise = torch.randn_like(x) * (self.gamma.sqrt() * self.sigma).view(shape)
+        y = self.activation(x + noise)
+        if self.training:
+            std = x.detach().float().std([d for d in range(x.dim()) if d != self.channel_dim])
+            self.sigma.copy_(0.5 * self.sigma + 0.5 * std)
+        return y
+
+
+def timed(run: Callable[[], object], slow: bool = False) -> tuple[float, float, float]:
+    """Median, 20 % and 80 % quantile in milliseconds."""
+    if GPU:
+        from triton.testing import do_bench
+
+        median, low, high = do_bench(
+            run, warmup=25 if slow else 100, rep=100 if slow else 400, quantiles=[0.5, 0.2, 0.8]
+        )
+        return median, low, high
+    run()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times), min(times), max(times)
+
+
+def implementations(layer: stocnoise.StochasticActivation) -> dict[str, Callable[[Tensor], Tensor]]:
+    """By name. `plain` is PyTorch's own activation: `torch.relu`, or the one that the layer has."""
+    torch._dynamo.reset()
+    composition = Composition(layer).train(layer.training)
+    found: dict[str, Callable[[Tensor], Tensor]] = {
+        "clone": torch.clone,
+        "relu": torch.relu,
+        "plain": layer.activation,
+        "eager": composition,
+        "ours": layer,
+    }
+    if GPU:
+        found["compiled"] = torch.compile(composition, fullgraph=True, dynamic=False)
+    return found
+
+
+def prepared(name: str, run: Callable[[Tensor], Tensor], x: Tensor, step: str) -> tuple[Callable[[], object], int]:
+    """What to time, and how many tensors of x's size it must move."""
+    if step != "backward" or name == "clone":
+        return lambda: run(x), 2
+    leaf = x.detach().requires_grad_()
+    y = run(leaf)
+    grad = torch.ones_like(y)
+    return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True), 3
+
+
+def measure(shapes: list[tuple[tuple[int, ...], int, str]]) -> Iterator[dict[str, Any]]:
+    classes = {"relu": stocnoise.StocReLUEMA, "gelu": stocnoise.StocGELUEMA}
+    for shape, channel_dim, activation in shapes:
+        for dtype in (torch.bfloat16, torch.float32):
+            for channels_last in (False, True) if len(shape) == 4 and channel_dim == 1 else (False,):
+                base = torch.randn(shape, device=DEVICE, dtype=dtype)
+                x = base.to(memory_format=torch.channels_last) if channels_last else base
+                del base
+                size = x.numel() * x.element_size()
+                for step in ("forward-train", "forward-eval", "backward"):
+                    layer = classes[activation](shape[channel_dim], gamma=0.1, channel_dim=channel_dim).to(DEVICE)
+                    layer.sigma.fill_(1.0)
+                    layer.num_batches_tracked.fill_(1)
+                    layer.train(step != "forward-eval")
+                    copy = 0.0
+                    for name, run in implementations(layer).items():
+                        call, tensors = prepared(name, run, x, step)
+                        with torch.set_grad_enabled(step == "backward"):
+                            median, low, high = timed(call, slow=name in ("eager", "compiled"))
+                        bandwidth = tensors * size / median / 1e6
+                        copy = bandwidth if name == "clone" else copy
+                        yield {
+                            "shape": list(shape),
+                            "activation": activation,
+                            "dtype": str(dtype).removeprefix("torch."),
+                            "channels_last": channels_last,
+                            "pass": step,
+                            "implementation": name,
+                            "mib": round(size / 2**20, 1),
+                            "ms": median,
+                            "ms_20": low,
+                            "ms_80": high,
+                            "gb_s": round(bandwidth, 1),
+                            "of_copy": round(100 * bandwidth / copy, 1),
+                        }
+
+
+def host_overhead(calls: int = 500) -> Iterator[dict[str, Any]]:
+    """Microseconds of host time a call on a small tensor, where the GPU is never what one waits for."""
+    x = torch.randn(8, 64, 8, 8, device=DEVICE)
+    layer = stocnoise.StocReLUEMA(64).to(DEVICE)
+    empty = torch.empty(1, device=DEVICE)
+    for name, run in {
+        "launch": lambda: empty.zero_(),
+        "relu": lambda: torch.relu(x),
+        "ours": lambda: layer(x),
+    }.items():
+        for _ in range(20):
+            run()
+        times = []
+        for _ in range(5):
+            if GPU:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(calls // 5):
+                run()
+            times.append(1e6 * (time.perf_counter() - start) / (calls // 5))
+        yield {"pass": "host", "implementation": name, "us": round(statistics.median(times), 2)}
+
+
+def origin() -> dict[str, Any]:
+    """Commit, versions and device."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent)
+    properties = torch.cuda.get_device_properties(0) if GPU else None
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = None
+    return {
+        "run": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git.stdout.strip(),
+        "torch": torch.__version__,
+        "triton": triton_version,
+        "device": properties.name if properties else platform.processor() or platform.machine(),
+        "processors": properties.multi_processor_count if properties else 0,
+        "capability": list(torch.cuda.get_device_capability()) if GPU else None,
+    }
+
+
+def newest_run(path: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if row["run"] == rows[-1]["run"]]
+
+
+def _of(rows: list[dict[str, Any]], row: dict[str, Any], implementation: str) -> dict[str, Any]:
+    """The row of another implementation at the same place."""
+    same = ("shape", "activation", "dtype", "channels_last", "pass")
+    found = [r for r in rows if r["implementation"] == implementation and all(r.get(k) == row.get(k) for k in same)]
+    return found[0] if found else {}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What was asked: ours against relu, the composition and its compilation, goals marked."""
+    lines = [f"{'shape':20} {'dtype':8} {'cl':2} {'pass':13} {'MiB':>6} {'ms':>8} {'of copy':>7}   ×relu eager× comp×"]
+    for row in rows:
+        if row["implementation"] != "ours" or row["pass"] == "host":
+            continue
+        against = {n: _of(rows, row, n).get("ms", float("nan")) for n in ("relu", "eager", "compiled")}
+        factor = row["ms"] / against["relu"]
+        goal = {"forward-train": 1.10, "backward": 1.05}.get(row["pass"])
+        counts = goal and row["activation"] == "relu" and row["dtype"] == "bfloat16" and row["mib"] >= 256
+        mark = "" if not counts else " met" if factor <= goal else f" MISSED (goal {goal:.2f})"
+        lines.append(
+            f"{'x'.join(map(str, row['shape'])):20} {row['dtype']:8} {'y' if row['channels_last'] else '-':2} "
+            f"{row['pass']:13} {row['mib']:6.0f} {row['ms']:8.3f} {row['of_copy']:6.1f}% {factor:7.3f} "
+            f"{against['eager'] / row['ms']:6.1f} {against['compiled'] / row['ms']:5.1f}{mark}"
+        )
+    host = {row["implementation"]: row["us"] for row in rows if row["pass"] == "host"}
+    lines.append("host µs a call: " + ", ".join(f"{name} {us:.1f}" for name, us in host.items()))
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """A roofline: bandwidth of each kernel over its instructions per byte, under what memory and issue slots allow."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from benchmarks import aot
+
+    first = rows[0]
+    target = "sm_{}{}".format(*(first["capability"] or (9, 0)))
+    target = target if target in aot.TARGETS else "sm_90"
+    # 128 lanes a processor; the clock is the boost clock of the part that the goals are stated for.
+    slots = (first["processors"] or 132) * 128 * 1.98
+    copy = max((r["gb_s"] for r in rows if r["implementation"] == "clone"), default=1.0)
+    figure, axis = pyplot.subplots(figsize=(8, 5))
+    intensity = [0.5 * 1.1**i for i in range(40)]
+    axis.plot(intensity, [min(copy, slots / i) for i in intensity], "k-", label="copy bandwidth, issue slots")
+    counts: dict[tuple[str, str, str, str], float] = {}
+    for row in rows:
+        if row["implementation"] != "ours" or row["pass"] == "host":
+            continue
+        if row["pass"] == "backward" and row["activation"] == "relu":
+            continue  # PyTorch's own kernel
+        layout = "channels_last" if row["channels_last"] or len(row["shape"]) == 3 else "nchw"
+        dtype = {"bfloat16": "bf16", "float32": "fp32"}[row["dtype"]]
+        key = (row["pass"], row["activation"], dtype, layout)
+        if key not in counts:
+            counts[key] = aot.count(*key, target=target).instructions_per_element
+        width = {"bf16": 2, "fp32": 4}[dtype] * (3 if row["pass"] == "backward" else 2)
+        marker = {"forward-train": "o", "forward-eval": "s", "backward": "^"}[row["pass"]]
+        colour = "tab:blue" if layout == "nchw" else "tab:orange"
+        axis.plot(counts[key] / width, row["gb_s"], marker, color=colour, alpha=0.7)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="instructions per byte",
+        ylabel="GB/s",
+        title=f"{first['device']}, {first['run']}",
+    )
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="four shapes instead of all")
+    parser.add_argument("--out", type=Path, default=RESULTS if GPU else None, help="append rows here")
+    parser.add_argument("--plot", type=Path, help="draw the roofline here (needs Triton and matplotlib)")
+    options = parser.parse_args(arguments)
+    common = origin()
+    rows = [
+        {**common, **row}
+        for part in (measure((QUICK if options.quick else SHAPES) if GPU else SMOKE), host_overhead())
+        for row in part
+    ]
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with options.out.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    if options.plot is not None:
+        plot(newest_run(options.out) if options.out is not None else rows, options.plot)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Instruction budgets of every kernel, compiled ahead of time: a test of speed that needs no GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip("triton")
+
+from benchmarks import aot
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="nothing compiles under TRITON_INTERPRET"
+)
+
+NVIDIA = ("sm_80", "sm_90", "sm_100")
+UNEVEN = [name for name in aot.LAYOUTS if name not in ("nchw", "channels_last")]
+
+# Instructions per element in bf16. An H200 has time for 27 while it reads x and writes y, and for 40 in a backward
+# pass, which reads twice; ReLU's own backward is PyTorch's.
+TRAIN, TRAIN_CHANNELS_LAST, EVAL = 21, 24, 19
+FP32 = 40
+# What other activations may add to the training forward, and the whole of their backward.
+EXTRA = {"relu6": 3, "leaky_relu": 3, "gelu": 22, "gelu_tanh": 13, "silu": 10, "hardswish": 6, "identity": 0}
+BACKWARD = {"relu6": 24, "leaky_relu": 24, "gelu": 45, "gelu_tanh": 38, "silu": 33, "hardswish": 27}
+# gfx942: polynomials in place of fast intrinsics.
+GFX_TRAIN, GFX_EVAL = 43, 42
+GFX_EXTRA = {"relu6": 4, "leaky_relu": 4, "gelu": 33, "gelu_tanh": 20, "silu": 17, "hardswish": 8, "identity": 0}
+GFX_BACKWARD = {"relu6": 46, "leaky_relu": 45, "gelu": 75, "gelu_tanh": 70, "silu": 66, "hardswish": 48}
+
+
+def clean(step: str, activation: str, dtype: str, layout: str, target: str) -> aot.Count:
+    """The count of a kernel that spills nothing and moves whole vectors."""
+    count = aot.count(step, activation, dtype, layout, target)
+    assert count.spills == 0
+    assert count.load_bits == count.store_bits == 128
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", NVIDIA)
+@pytest.mark.parametrize(("layout", "train"), [("nchw", TRAIN), ("channels_last", TRAIN_CHANNELS_LAST)])
+def test_relu(layout: str, train: float, target: str) -> None:
+    assert clean("forward-train", "relu", "bf16", layout, target).instructions_per_element <= train
+    assert clean("forward-eval", "relu", "bf16", layout, target).instructions_per_element <= EVAL
+    assert clean("forward-train", "relu", "fp16", layout, target).instructions_per_element <= train
+    assert clean("forward-train", "relu", "fp32", layout, target).instructions_per_element <= FP32
+    assert clean("forward-eval", "relu", "fp32", layout, target).instructions_per_element <= FP32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", UNEVEN)
+def test_relu_on_channels_that_do_not_divide_evenly(layout: str) -> None:
+    """For each element of the tensor, so with what the masks throw away."""
+    train = TRAIN_CHANNELS_LAST if layout.startswith(("channels_last", "tokens")) else TRAIN
+    count = clean("forward-train", "relu", "bf16", layout, "sm_90")
+    assert count.instructions_per_element * count.waste <= 1.5 * train
+    count = clean("forward-eval", "relu", "bf16", layout, "sm_90")
+    assert count.instructions_per_element * count.waste <= 1.5 * EVAL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", sorted(EXTRA))
+@pytest.mark.parametrize(("layout", "train"), [("nchw", TRAIN), ("channels_last", TRAIN_CHANNELS_LAST)])
+def test_other_activations(activation: str, layout: str, train: float) -> None:
+    count = clean("forward-train", activation, "bf16", layout, "sm_90")
+    assert count.instructions_per_element <= train + EXTRA[activation]
+    if activation != "identity":
+        count = clean("backward", activation, "bf16", layout, "sm_90")
+        assert count.instructions_per_element <= BACKWARD[activation]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("activation", aot.ACTIVATIONS)
+def test_amd(activation: str, layout: str) -> None:
+    extra = GFX_EXTRA.get(activation, 0)
+    assert clean("forward-train", activation, "bf16", layout, "gfx942").instructions_per_element <= GFX_TRAIN + extra
+    assert clean("forward-eval", activation, "fp32", layout, "gfx942").instructions_per_element <= GFX_EVAL + extra
+    if activation not in ("relu", "identity"):
+        count = clean("backward", activation, "bf16", layout, "gfx942")
+        assert count.instructions_per_element <= GFX_BACKWARD[activation]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", sorted(aot.TARGETS))
+def test_statistics_kernels_compile(target: str) -> None:
+    for text in aot.compile_statistics(target):
+        assert len(aot.main_loop(text, aot.TARGETS[target][0])) > 20
+
+
+@pytest.mark.slow
+def test_no_call_and_no_inline_assembly_is_left_on_amd() -> None:
+    """A failed lowering still gives a binary there: only its text tells."""
+    compiled, _ = aot.compile_kernel("forward-train", "gelu", "bf16", "nchw", "gfx942")
+    text = compiled.asm["amdgcn"]
+    assert "s_swappc" not in text
+    assert "ASMSTART" not in text
+    assert "s_endpgm" in text
+
+
+def test_the_counter_sees_the_loop() -> None:
+    """Of a listing with a loop of four instructions, one of them the store; and of nested loops the inner one."""
+    sass = """
+        /*0000*/                   MOV R1, R2 ;
+.L_x_1:
+        /*0010*/                   IADD3 R1, R1, R2, RZ ;
+.L_x_0:
+        /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0030*/                   FADD R4, R4, R4 ;
+        /*0040*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0050*/              @!P0 BRA `(.L_x_0) ;
+        /*0060*/              @!P1 BRA `(.L_x_1) ;
+        /*0070*/                   EXIT ;
+"""
+    body = aot.main_loop(sass, "cuda")
+    assert [line.split()[0] for line in body] == ["LDG.E.128", "FADD", "STG.E.128", "@!P0"]

@@ -1,0 +1,194 @@
+"""The kernels on a GPU: against the reference and polynomials, launches, graphs, large tensors, compilations."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from kernels_reference import noise_like
+
+import stocnoise
+from stocnoise import functional, ops
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="kernels are interpreted"),
+]
+
+SEED = 0x0123_4567_89AB_CDEF
+LAYOUTS = [
+    ((8, 64, 56, 56), False),
+    ((8, 64, 56, 56), True),
+    ((8, 96, 14, 14), False),
+    ((8, 96, 14, 14), True),
+    ((8, 512, 7, 7), False),
+    ((7, 5, 7, 7), False),
+    ((8, 18, 9, 9), True),
+    ((8, 24, 3, 3), False),
+    ((33, 10, 1, 1), False),
+]
+
+
+def normal(shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    x = torch.randn(shape, device="cuda", dtype=dtype)
+    return x.to(memory_format=torch.channels_last) if channels_last else x
+
+
+def arguments(channels: int, gamma: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.ones(channels, device="cuda"),
+        torch.tensor(gamma, device="cuda"),
+        torch.tensor([SEED], device="cuda"),
+    )
+
+
+@pytest.mark.parametrize(("shape", "channels_last"), LAYOUTS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_fast_normals_are_box_muller(shape: tuple[int, ...], channels_last: bool, shared: bool) -> None:
+    """lg2.approx is off by 2⁻²² near u = 1, which moves z by at most 6e-4 there; elsewhere errors are near 1e-6."""
+    x = normal(shape, channels_last) * 0
+    y = functional.stoc_act(x, *arguments(shape[1]), activation="identity", shared=shared).cpu()
+    error = (y - noise_like(y, SEED, shared)).abs()
+    assert error.max() < 1e-3
+    assert error.mean() < 3e-6
+
+
+@pytest.mark.parametrize(("shape", "channels_last"), LAYOUTS)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu", "hardswish", "relu6", "leaky_relu"])
+def test_forward_backward_and_statistics(shape: tuple[int, ...], channels_last: bool, activation: str) -> None:
+    from stocnoise.activations import Activation
+
+    x = normal(shape, channels_last).requires_grad_()
+    y, moments = functional.stoc_act(x, *arguments(shape[1], 0.25), activation=activation, statistics=True)
+    noise = functional.stoc_act(x.detach() * 0, *arguments(shape[1], 0.25), activation="identity")
+    u = (x.detach() + noise).double().requires_grad_()
+    expected = Activation(activation)(u)
+    grad = torch.randn_like(x)
+    (dx,) = torch.autograd.grad(y, x, grad)
+    (expected_dx,) = torch.autograd.grad(expected, u, grad.double())
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=3e-6)
+    kink = torch.zeros_like(u, dtype=torch.bool)
+    for at in {"relu6": (0.0, 6.0), "relu": (0.0,), "leaky_relu": (0.0,), "hardswish": (-3.0, 3.0)}.get(activation, ()):
+        kink |= (u - at).abs() < 1e-5
+    torch.testing.assert_close(dx.double()[~kink], expected_dx[~kink], rtol=1e-5, atol=3e-6)
+    wide = x.detach().double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(moments[1].double(), wide.mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(moments[2].double(), wide.var(1, correction=0) * wide.shape[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_same_input_same_bits(channels_last: bool) -> None:
+    x = normal((64, 64, 56, 56), channels_last, torch.bfloat16)
+    first, second = (functional.stoc_act(x, *arguments(64), statistics=True) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_stream_is_the_same_for_every_number_of_warps(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stocnoise import kernels
+
+    x = normal((4, 64, 14, 14), channels_last)
+    draws = []
+    for tile in (512, 1024, 2048, 4096):
+        monkeypatch.setattr(kernels, "TILE", tile)
+        draws.append(functional.stoc_act(x, *arguments(64)))
+    assert all(torch.equal(draw, draws[0]) for draw in draws)
+
+
+def test_each_graph_replay_has_fresh_noise() -> None:
+    layer = stocnoise.StocReLUEMA(64).cuda().eval()
+    layer.sigma.fill_(1.0)
+    layer.num_batches_tracked.fill_(1)
+    x = torch.full((4, 64, 14, 14), 10.0, device="cuda")
+    layer(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = layer(x)
+    draws = []
+    for _ in range(3):
+        graph.replay()
+        draws.append((y - x).flatten().clone())
+    table = torch.corrcoef(torch.stack(draws))
+    assert (table - torch.eye(3, device="cuda")).abs().max() < 0.03
+
+
+def test_training_under_a_graph_moves_sigma_at_each_replay() -> None:
+    layer = stocnoise.StocReLUEMA(64).cuda().train()
+    x = 2 * torch.randn(16, 64, 14, 14, device="cuda")
+    layer(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        layer(x)
+    before = layer.num_batches_tracked.item()
+    for _ in range(20):
+        graph.replay()
+    assert layer.num_batches_tracked.item() == before + 20
+    torch.testing.assert_close(layer.sigma, x.transpose(0, 1).flatten(1).std(1), rtol=1e-4, atol=0)
+
+
+def test_nothing_compiles_again_for_gamma_seed_or_batch_size() -> None:
+    from stocnoise.kernels.moments import merge_parts, move_sigma
+    from stocnoise.kernels.rows import rows_forward
+
+    layer = stocnoise.StocReLUEMA(64).cuda().train()
+
+    def compiled() -> int:
+        return sum(
+            len(k.device_caches[torch.cuda.current_device()][0]) for k in (rows_forward, merge_parts, move_sigma)
+        )
+
+    layer(torch.randn(16, 64, 14, 14, device="cuda"))
+    count = compiled()
+    for batch, gamma in [(8, 0.1), (24, 0.0), (32, 0.5), (16, 1.0)]:
+        layer.gamma.fill_(gamma)
+        layer(torch.randn(batch, 64, 14, 14, device="cuda"))
+    assert compiled() == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_more_than_two_to_the_31_elements(channels_last: bool) -> None:
+    if torch.cuda.mem_get_info()[0] < 24 * 2**30:
+        pytest.skip("needs 24 GiB of free memory")
+    shape = (700, 1024, 56, 56)  # 2.2e9 + elements
+    x = torch.zeros(shape, device="cuda", dtype=torch.float16)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    y, moments = functional.stoc_act(x, *arguments(1024), activation="identity", statistics=True)
+    assert (moments[0] == 700 * 56 * 56).all()
+    flat = y.as_strided((y.numel(),), (1,))
+    tail = flat[-(2**20) :].float().cpu()
+    import numpy as np
+    from kernels_reference import normals
+
+    expected = normals(SEED, np.arange(y.numel() - 2**20, y.numel()))
+    assert (tail - torch.from_numpy(expected)).abs().max() < 4e-3  # half precision at |z| < 5.77
+
+
+def test_a_tensor_on_another_device() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    layer = stocnoise.StocReLUEMA(8).to("cuda:1").train()
+    layer(torch.randn(4, 8, 6, 6, device="cuda:1"))
+    assert torch.isfinite(layer.sigma).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_opcheck(activation: str) -> None:
+    x = torch.randn(2, 8, 6, 6, device="cuda", requires_grad=True)
+    torch.library.opcheck(ops.stoc_act, (x, *arguments(8), activation, 0.1, 1, True, False))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_training(backend: str) -> None:
+    torch._dynamo.reset()
+    layer = stocnoise.StocGELUEMA(8, gamma=0.0).cuda().train()
+    x = torch.randn(4, 8, 6, 6, device="cuda", requires_grad=True)
+    y = torch.compile(layer, backend=backend, fullgraph=True)(x)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    (expected,) = torch.autograd.grad(torch.nn.functional.gelu(x).sum(), x)
+    torch.testing.assert_close(dx, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.sigma, 0.5 * x.transpose(0, 1).flatten(1).std(1))
