@@ -14,6 +14,7 @@ from torch import Tensor
 _TAG = "_stocnoise_channel"
 
 _LAST = {"linear", "bilinear", "rms_norm", "embedding"}
+_CONVOLUTIONS = {f"{kind}{dims}d": dims for kind in ("conv", "conv_transpose") for dims in (1, 2, 3)}
 _SECOND = {"batch_norm", "instance_norm", "group_norm"}
 _FORGET = {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention", "baddbmm", "mm", "addmm"}
 _PERMUTE = {"permute"}
@@ -43,8 +44,8 @@ def _infer(name: str, args: Sequence[Any], kwargs: dict[str, Any], y: Tensor) ->
         return y.dim() - 1
     if name in _SECOND:
         return 1
-    if name.startswith("conv") and name[-1].isdigit():
-        return y.dim() - 1 - int(name[-1])
+    if name in _CONVOLUTIONS:
+        return y.dim() - 1 - _CONVOLUTIONS[name]
     if name == "layer_norm" and len(args) > 1 and len(args[1]) == 1:
         return y.dim() - 1
     if name in _FORGET:
