@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from stocnoise.activations import Activation
@@ -20,6 +20,9 @@ from stocnoise.conversion.catalog import ACTIVATIONS, GATES, Reader, is_opaque_a
 from stocnoise.conversion.skeleton import is_plain_leaf
 from stocnoise.conversion.trace import Trace, Tracer
 from stocnoise.layers import StochasticActivation
+
+# Functions whose result is like their input, and that take long to say so without data.
+_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
 
 
 @dataclass
@@ -88,7 +91,9 @@ class _Recorder(TorchFunctionMode):
             self._leaves[-1].functions += 1
         if "input" in kwargs and not args:
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
-        if self._closed or not _applies(args):
+        if name in _NORMS and args and _dataless(args[0]):
+            output = torch.empty_like(args[0])
+        elif self._closed or not _applies(args):
             output = func(*args, **kwargs)
         elif (known := _lookup(ACTIVATIONS, func)) is not None:
             output = self._activation(func, known[0], known[1], args, kwargs)
@@ -211,6 +216,10 @@ def _lookup(table: Mapping[Any, Any], func: Any) -> Any:
         return table.get(func)
     except TypeError:  # unhashable
         return None
+
+
+def _dataless(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_meta or isinstance(value, FakeTensor))
 
 
 def _applies(args: Any) -> bool:
