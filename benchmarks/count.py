@@ -57,8 +57,11 @@ class _Counting(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if not self._inside and (name in FUNCTIONS or name.removesuffix("_") in FUNCTIONS):
             self._activation(args[0] if args else kwargs.get("input"))
-        if name in _NORMS and args and args[0].is_meta:  # in training mode these are slow there
-            return torch.empty_like(args[0])
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:  # where these two are slow
+            if name in _NORMS:
+                return torch.empty_like(args[0])
+            if name == "linear" and args[0].shape[-1] == args[1].shape[-1]:
+                return args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])
         return func(*args, **kwargs)
 
     def _activation(self, x: Any) -> None:
