@@ -227,7 +227,12 @@ def _shape(name: str, args: Any) -> torch.Size | None:
     if name in _NORMS:
         return x.shape
     weight = args[1] if len(args) > 1 else None
-    if isinstance(weight, Tensor) and weight.dim() == 2 and x.shape[-1:] == weight.shape[1:] and x.dtype == weight.dtype:
+    if (
+        isinstance(weight, Tensor)
+        and weight.dim() == 2
+        and x.shape[-1:] == weight.shape[1:]
+        and x.dtype == weight.dtype
+    ):
         return torch.Size((*x.shape[:-1], weight.shape[0]))
     return None
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from stocnoise.errors import AlreadyConvertedError, ScriptedModelError, WrappedModelError
+from stocnoise.errors import AlreadyConvertedError, QuantizedModelError, ScriptedModelError, WrappedModelError
 from stocnoise.layers import StochasticActivation
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+# Of torch.ao.nn.quantized, what computes in floating point until a model is quantised.
+_FLOAT = {"FloatFunctional", "FXFloatFunctional"}
 
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
@@ -33,6 +36,11 @@ def refuse(model: nn.Module) -> None:
             raise ScriptedModelError(
                 f"{where} is a ScriptModule, whose forward cannot be changed: convert the model before torch.jit.script"
             )
+        if _is_quantized(type(module)):
+            raise QuantizedModelError(
+                f"{where} is quantised ({type(module).__name__}), and integers take no noise: convert the model first, "
+                "and quantise what stocnoise.revert gives"
+            )
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(
                 f"{where} is a stochastic layer: the model is converted already; "
@@ -42,3 +50,7 @@ def refuse(model: nn.Module) -> None:
 
 def _is_torch(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "torch"
+
+
+def _is_quantized(cls: type) -> bool:
+    return cls.__name__ not in _FLOAT and any(_is_torch(b) and ".quantized" in b.__module__ for b in cls.__mro__[:-1])
