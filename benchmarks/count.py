@@ -18,10 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from stocnoise import StochasticActivation
 
-FUNCTIONS = frozenset(
-    "relu relu6 leaky_relu gelu silu hardswish elu selu celu prelu rrelu mish softplus softsign "
-    "hardtanh threshold hardshrink softshrink tanhshrink".split()
-)
+_PIECEWISE = {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardtanh", "hardshrink", "softshrink"}
+_SMOOTH = {"elu", "selu", "celu", "gelu", "silu", "hardswish", "mish", "softplus", "softsign", "tanhshrink"}
+FUNCTIONS = _PIECEWISE | _SMOOTH
 _MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 _NO_ACTIVATION = ("sigmoid", "softmax", "softmin", "tanh", "glu", "attention")
 
@@ -32,6 +31,8 @@ def is_activation(module: nn.Module) -> bool:
     name = cls.__name__.lower().removesuffix("me")
     known = cls.__module__ in _MODULES and not (name in ("glu", "hardtanh") or name.endswith(_NO_ACTIVATION))
     return known and not module._modules
+
+
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 
 

@@ -8,11 +8,11 @@
 Models are built on the meta device, so that neither weights nor activations take memory; detectors, whose control flow
 needs values, are small real ones. One JSON line per model:
 
-`result`: exact (each activation call is a stochastic layer's, none is left, in train and in eval mode, and again with
-another batch and image size where the model takes one), refused (with the `reason`), wrong, or not built. `train`,
-`eval`: activation calls of the model, stochastic calls of the student, activation calls left in it. `layers`: stochastic
-layers, each with its σ. `shared`: how many of them are called several times in one pass, because a block is.
-`seconds`: the conversion.
+`result`: exact (each activation call is a stochastic layer's and none is left, in train and in eval mode, and again
+with another batch and image size where the model takes one), refused (with the `reason`), wrong, or not built.
+`train`, `eval`: activation calls of the model, stochastic calls of the student, activation calls left in it.
+`layers`: stochastic layers, each with its σ. `shared`: how many of them are called several times in one pass, because
+a block with weights is. `seconds`: the conversion.
 """
 
 from __future__ import annotations
