@@ -78,7 +78,7 @@ class _Recorder(TorchFunctionMode):
         self._tracer = Tracer()
         self._leaves: list[_Leaf] = []
         self._closed = 0  # how many modules are running whose inside is none of our business
-        self._written: list[tuple[Any, Call]] = []
+        self._written: dict[int, tuple[Any, list[Call]]] = {}  # storages by address, held so that none comes again
         self._noisy: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -117,7 +117,8 @@ class _Recorder(TorchFunctionMode):
         output: Tensor = func(duplicate, *args[1:], **kwargs)
         call.inplace = _address(output) == _address(duplicate)
         if call.inplace:
-            self._written.append((x.untyped_storage(), call))
+            storage = x.untyped_storage()
+            self._written.setdefault(storage._cdata, (storage, []))[1].append(call)
         if self._leaves and self._leaves[-1].input is x:
             self._leaves[-1].call, self._leaves[-1].result = call, output
         return output
@@ -130,8 +131,8 @@ class _Recorder(TorchFunctionMode):
     def _note_reads(self, values: Any) -> None:
         if self._written:
             for tensor in _tensors(values):
-                for storage, call in self._written:
-                    call.read_again |= _address(tensor) == storage._cdata
+                for call in self._written.get(_address(tensor), (None, ()))[1]:
+                    call.read_again = True
 
     def hook(self, module: nn.Module) -> Iterator[Any]:
         """Register what this recorder has to know about `module`; gives the handles."""
