@@ -2,7 +2,7 @@
 
     python -m benchmarks.zoo                     # all that the results file lacks
     python -m benchmarks.zoo --families          # one model of each family first
-    python -m benchmarks.zoo --shard 1/4         # a quarter, for four processes with a file each
+    python -m benchmarks.zoo --shard 1/4         # a quarter, for one of four processes
     python -m benchmarks.zoo --table             # the summary of what is there
 
 Models are built on the meta device, so that neither weights nor activations take memory; detectors, whose control flow
@@ -197,19 +197,17 @@ def run(chosen: Iterable[Entry], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     gc.freeze()
     gc.disable()  # a third of the time otherwise: each collection walks through all of timm and torchvision
-    there = {(line["source"], line["model"]) for line in load(path)}
-    with path.open("a") as file:
-        for entry in chosen:
-            if (entry.source, entry.name) in there:
-                continue
-            line = examine(entry)
+    for entry in chosen:
+        if (entry.source, entry.name) in {(line["source"], line["model"]) for line in load(path)}:
+            continue  # looked up each time: another shard may write the same file
+        line = examine(entry)
+        with path.open("a") as file:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
-            file.flush()
-            if line["result"] != "exact":
-                print(entry.source, entry.name, line["result"], line.get("reason", line), flush=True)
-            del line
-            gc.collect()
-            gc.freeze()
+        if line["result"] != "exact":
+            print(entry.source, entry.name, line["result"], line.get("reason", line), flush=True)
+        del line
+        gc.collect()
+        gc.freeze()
 
 
 def load(path: Path) -> list[dict[str, Any]]:
