@@ -6,6 +6,7 @@ other operation inherits from its input. This tells NHWC blocks from NCHW ones a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 _TAG = "_stocnoise_channel"
 
 _LAST = {"linear", "bilinear", "rms_norm", "embedding"}
-_CONVOLUTIONS = {f"{kind}{dims}d": dims for kind in ("conv", "conv_transpose") for dims in (1, 2, 3)}
 _SECOND = {"batch_norm", "instance_norm", "group_norm"}
+_CONVOLUTION = re.compile(r"conv(?:_transpose)?([123])d")
 _FORGET = {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention", "baddbmm", "mm", "addmm"}
 _PERMUTE = {"permute"}
 _SWAP = {"transpose", "swapaxes", "swapdims", "transpose_"}
@@ -44,8 +45,8 @@ def _infer(name: str, args: Sequence[Any], kwargs: dict[str, Any], y: Tensor) ->
         return y.dim() - 1
     if name in _SECOND:
         return 1
-    if name in _CONVOLUTIONS:
-        return y.dim() - 1 - _CONVOLUTIONS[name]
+    if (convolution := _CONVOLUTION.fullmatch(name)) is not None:
+        return y.dim() - 1 - int(convolution[1])
     if name == "layer_norm" and len(args) > 1 and len(args[1]) == 1:
         return y.dim() - 1
     if name in _FORGET:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from stocnoise.activations import Activation
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.fastpath import disable_fast_paths, restore_fast_paths
 from stocnoise.conversion.filters import FilterLike, make_filter
 from stocnoise.conversion.plan import LeftAlone, Plan, Site, make_plan
+from stocnoise.conversion.probe import random_state_kept
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
 from stocnoise.conversion.rewrite import rewritten_from, subclass
 from stocnoise.conversion.skeleton import slots
@@ -60,8 +61,8 @@ def convert(
     Args:
         model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
         example_input: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
-            Only shapes and dtypes matter; nothing is computed. Default: the input size in `model.pretrained_cfg`, or
-            (3, 224, 224). A batch of one is taken twice, for BatchNorm.
+            Only shapes and dtypes matter: nothing is computed, but the forward runs, hooks included. Default: the input
+            size in `model.pretrained_cfg`, or (3, 224, 224). A batch of one is taken twice, for BatchNorm.
         include: convert only these sites: name globs, types of modules, or a predicate (name, module) -> bool.
         exclude: leave these sites alone; as `include`.
         layer: the noise, as the layer that stands at ReLU sites; other activations get its like.
@@ -200,6 +201,7 @@ def _apply(
 ) -> nn.Module:
     """Put the layers into their places. Nothing here can fail."""
     owners = {path: model.get_submodule(path) for path in classes}
+    hooked: set[nn.Module] = set()
     for path, (layer, replaces) in layers.items():
         parent, _, name = path.rpartition(".")
         if replaces:
@@ -208,7 +210,8 @@ def _apply(
             if isinstance(layer.activation, nn.Module):
                 layer.activation = old
             else:
-                _take_hooks(layer, old)
+                _take_hooks(layer, old, first=old not in hooked)
+                hooked.add(old)
             if not path:
                 return layer
         model.get_submodule(parent)._modules[name] = layer
@@ -230,10 +233,14 @@ _HOOKS = (
 )
 
 
-def _take_hooks(layer: nn.Module, old: nn.Module) -> None:
-    """The very dictionaries, so that the handles that users hold still remove their hooks."""
+def _take_hooks(layer: nn.Module, old: nn.Module, first: bool) -> None:
+    """The very dictionaries, so that the handles that users hold still remove their hooks.
+
+    Of the layers that stand for one object in several places, those after the first share only what is hooked already.
+    """
     for name in _HOOKS:
-        vars(layer)[name] = vars(old)[name]
+        if first or vars(old)[name]:
+            vars(layer)[name] = vars(old)[name]
 
 
 def _compare(student: nn.Module, example: Example) -> None:
@@ -243,14 +250,15 @@ def _compare(student: nn.Module, example: Example) -> None:
         ConversionError: they do not.
     """
     teacher = revert(student).eval()
-    args, kwargs = example.map(lambda t: torch.randn_like(t) if t.is_floating_point() else t)
     modes = [(module, module.training) for module in student.modules()]
+    with random_state_kept(student):
+        given = example.map(lambda t: torch.randn_like(t) if t.is_floating_point() else t)
     outputs = []
     try:
         for model in (teacher, student.eval()):
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, given)
+            with torch.no_grad(), random_state_kept(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)
-                torch.manual_seed(0)
                 outputs.append([leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)])
     finally:
         for module, training in modes:

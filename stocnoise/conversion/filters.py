@@ -23,6 +23,8 @@ def make_filter(given: FilterLike | None, argument: str) -> Filter | None:
         return None
     if isinstance(given, (str, type)) or callable(given):
         return _single(given, argument)
+    if not isinstance(given, Iterable):
+        raise _not_a_filter(argument, given)
     singles = [_single(part, argument) for part in given]
     return lambda name, module: any(single(name, module) for single in singles)
 
@@ -34,4 +36,8 @@ def _single(given: object, argument: str) -> Filter:
         return lambda name, module: isinstance(module, given)
     if callable(given) and not isinstance(given, type):
         return lambda name, module: bool(given(name, module))
-    raise TypeError(f"{argument} takes name globs, module types or a predicate (name, module) -> bool, not {given!r}")
+    raise _not_a_filter(argument, given)
+
+
+def _not_a_filter(argument: str, given: object) -> TypeError:
+    return TypeError(f"{argument} takes name globs, module types or a predicate (name, module) -> bool, not {given!r}")

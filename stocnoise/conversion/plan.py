@@ -18,7 +18,7 @@ from stocnoise.conversion.probe import Call, Record
 from stocnoise.conversion.rewrite import Edit, MethodEdit, digest
 from stocnoise.conversion.skeleton import is_plain_leaf
 from stocnoise.conversion.source import Position, SourceUnavailableError
-from stocnoise.conversion.trace import UNKNOWN, Link, Method
+from stocnoise.conversion.trace import UNKNOWN, Link, Method, Reach
 from stocnoise.errors import UnsupportedActivationError
 
 Kind = Literal["module", "shared", "functional"]
@@ -89,6 +89,8 @@ class _Node:
     """A method of an owner as it ran: at each position, in order, the activations and further methods called there."""
 
     method: Method
+    reach: Reach = "bound"
+    """How it is called by the method above it."""
     children: dict[Position, list[_Leaf | _Node]] = field(default_factory=dict)
     scopes: dict[Position, set[int]] = field(default_factory=dict)
 
@@ -121,7 +123,7 @@ class _Planner:
                 self._replace(module, group)
         self._rewrite([[call for call in record.calls if call.module not in alone] for record in self.records])
         if self.refused:
-            listing = "\n".join(f"  {line}" for line in self.refused)
+            listing = "\n".join(f"  {line}" for line in dict.fromkeys(self.refused))
             raise UnsupportedActivationError(
                 f"these activations cannot be converted; change the code, or exclude them by name:\n{listing}"
             )
@@ -159,13 +161,7 @@ class _Planner:
         if not is_plain_leaf(module):
             self.refused.append(f"{path}: {type(module).__name__} holds parameters or modules of its own")
             return
-        if len({call.shape[call.channel_dim] for call in calls}) > 1:
-            sizes = ", ".join(str(size) for size in sorted({call.shape[call.channel_dim] for call in calls}))
-            self.refused.append(
-                f"{path}: a block that shares its weights calls this {calls[0].name} with {sizes} channels"
-            )
-            return
-        self._place(calls, "module", path, 0, path, path)
+        self._place(calls, "module", path, 0, path, path, wrapped=len({call.activation for call in calls}) > 1)
 
     # Shared modules and functional calls: their owner's methods are rewritten.
 
@@ -193,16 +189,15 @@ class _Planner:
         path = self.paths[owner]
         taken = set(vars(owner)) | set(dir(type(owner))) | set(owner._modules) | set(owner._parameters)
         counts: dict[str, int] = {}
-        variants: dict[Method, list[_Node]] = {}
-        names: dict[int, str] = {}
-        nodes = [node for root in roots for node in _walk(root)]
-        for node in nodes:
-            same = variants.setdefault(node.method, [])
-            names[id(node)] = node.method.name if not same else f"{node.method.name}__{len(same)}"
-            same.append(node)
-        leaves = [
-            child for node in nodes for kids in node.children.values() for child in kids if isinstance(child, _Leaf)
-        ]
+        nodes = roots + [node for root in roots for node in _walk(root) if node is not root]
+        names = _method_names(nodes)
+        leaves: list[_Leaf] = []
+        wrapped: set[int] = set()
+        for children in (children for node in nodes for children in node.children.values()):
+            here = [child for child in children if isinstance(child, _Leaf)]
+            leaves += here
+            if _is_wrapped(here):
+                wrapped.update(map(id, here))
         attributes: dict[int, str] = {}
         for leaf in sorted(leaves, key=lambda leaf: self.order[id(leaf.calls[0])]):
             call = leaf.calls[0]
@@ -217,28 +212,38 @@ class _Planner:
             attributes[id(leaf)] = attribute
             kind: Kind = "functional" if call.module is None else "shared"
             like = path if call.module is None else self.paths[call.module]
-            self._place(leaf.calls, kind, name, index, _join(path, attribute), like)
+            self._place(leaf.calls, kind, name, index, _join(path, attribute), like, id(leaf) in wrapped)
         self.result.methods[path] = tuple(
-            MethodEdit(node.method, names[id(node)], tuple(_edits(node, attributes, names)), digest(node.method))
+            MethodEdit(method, names[id(node)], tuple(_edits(node, attributes, names, wrapped)), digest(method))
             for node in nodes
+            for method in [node.method]
         )
 
     # What both have in common.
 
-    def _place(self, calls: list[Call], kind: Kind, name: str, index: int, path: str, like: str) -> None:
+    def _place(
+        self, calls: list[Call], kind: Kind, name: str, index: int, path: str, like: str, wrapped: bool = False
+    ) -> None:
         call = calls[0]
+        channels = {c.shape[c.channel_dim] for c in calls}
+        if len(channels) > 1:
+            sizes = ", ".join(map(str, sorted(channels)))
+            self.refused.append(f"{name}: one module calls this {call.name} with {sizes} channels; give each its own")
+            return
         dims = len(call.shape)
         channel_dim = -1 if call.channel_dim == dims - 1 and dims > 2 else call.channel_dim
         site = Site(name, kind, call.name, call.shape[call.channel_dim], channel_dim, index)
         inplace = any(c.inplace and c.read_again for c in calls)
-        activation = None if kind != "module" and _is_wrapped(call) else call.activation
+        activation = None if wrapped else call.activation
         times = (sum(id(c) in self.in_train for c in calls), sum(id(c) not in self.in_train for c in calls))
         self.result.placements.append(Placement(site, path, activation, inplace, call.device, like, times))
         self.first[path] = min(self.order[id(c)] for c in calls)
 
     def _subject(self, call: Call) -> nn.Module:
         """The module that filters are asked about."""
-        return call.module or (call.trace.owner if call.trace else self.model)
+        if call.module is not None:
+            return call.module
+        return call.trace.owner if call.trace else self.model
 
     def _filtered(self, name: str, call: Call, module: nn.Module) -> bool:
         if (self.include is None or self.include(name, module)) and not (self.exclude and self.exclude(name, module)):
@@ -287,8 +292,6 @@ def _obstacle(call: Call) -> str | None:
         return f"{call.name} is called in the function {call.trace.helper}, not in a method of the module ({last})"
     if call.trace.helper is None and not _calls_activation(call):
         return f"{last} hands {call.name} to another function instead of calling it"
-    if call.inplace and call.read_again and call.activation is None:
-        return f"{last} reads the input of {call.name} again, which the call has overwritten"
     try:
         for link in call.trace.links:
             digest(link.method)
@@ -297,9 +300,17 @@ def _obstacle(call: Call) -> str | None:
     return None
 
 
-def _is_wrapped(call: Call) -> bool:
-    """Whether the call stays and its input passes through a layer that only adds noise."""
-    return call.activation is None or (call.trace is not None and call.trace.helper is not None)
+def _is_wrapped(leaves: Iterable[_Leaf]) -> bool:
+    """Whether the call that `leaves` come from stays, and its input passes through a layer that only adds noise.
+
+    So where the fused operation does not know the activation, and where one site has one in train and another in eval.
+    """
+    for leaf in leaves:
+        if len({(call.name, call.activation) for call in leaf.calls}) > 1:
+            return True
+        if any(call.activation is None or (call.trace is not None and call.trace.helper) for call in leaf.calls):
+            return True
+    return False
 
 
 def _calls_activation(call: Call) -> bool:
@@ -333,8 +344,8 @@ def _grow(calls: list[Call]) -> _Node:
     """The tree of one invocation of an owner's method."""
     nodes: dict[int, _Node] = {}
 
-    def node_of(link: Link) -> _Node:
-        return nodes.setdefault(link.frame, _Node(link.method))
+    def node_of(link: Link, reach: Reach = "bound") -> _Node:
+        return nodes.setdefault(link.frame, _Node(link.method, reach))
 
     for call in calls:
         assert call.trace is not None
@@ -343,7 +354,7 @@ def _grow(calls: list[Call]) -> _Node:
             node = node_of(link)
             node.scopes.setdefault(link.position, set()).add(link.scope)
             children = node.children.setdefault(link.position, [])
-            child = _Leaf([call]) if below is None else node_of(below)
+            child = _Leaf([call]) if below is None else node_of(below, link.reach)
             if not any(child is known for known in children):
                 children.append(child)
     return nodes[_invocation(calls[0])[2]]
@@ -378,18 +389,33 @@ def _walk(node: _Node) -> Iterable[_Node]:
                 yield from _walk(child)
 
 
-def _edits(node: _Node, attributes: dict[int, str], names: dict[int, str]) -> Iterable[Edit]:
+def _method_names(nodes: list[_Node]) -> dict[int, str]:
+    """What the methods are called in the subclass: the first keeps its name, but not if it is called by its class."""
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for node in nodes:
+        name, number = node.method.name, 0
+        while name in taken or (node.reach == "unbound" and not number):
+            number += 1
+            name = f"{node.method.name}__{number}"
+        taken.add(name)
+        names[id(node)] = name
+    return names
+
+
+def _edits(node: _Node, attributes: dict[int, str], names: dict[int, str], wrapped: set[int]) -> Iterable[Edit]:
     for position, children in node.children.items():
         hoist = len(node.scopes[position]) > 1
         first = children[0]
         if isinstance(first, _Node):
             targets = tuple(names[id(child)] for child in children)
             if any(target != first.method.name for target in targets):
-                yield Edit(position, "rename", targets, hoist=hoist)
+                how: Literal["rename", "bind"] = "bind" if first.reach == "unbound" else "rename"
+                yield Edit(position, how, targets, hoist=hoist, called=first.method.name, seen=first.reach != "unseen")
         else:
             call = first.calls[0]
             targets = tuple(attributes[id(child)] for child in children)
-            yield Edit(position, "wrap" if _is_wrapped(call) else "replace", targets, call.method, hoist)
+            yield Edit(position, "wrap" if id(first) in wrapped else "replace", targets, call.method, hoist)
 
 
 def _join(path: str, name: str) -> str:

@@ -86,16 +86,17 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":  # x.shape and the like read no data
             return func(*args, **kwargs)
-        self._note_reads(args)
+        self._note_reads((args, kwargs))
         if self._leaves:
             self._leaves[-1].functions += 1
-        if "input" in kwargs and not args:
+        known = _lookup(ACTIVATIONS, func)
+        if known is not None and not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         if (shape := _shape(name, args)) is not None:
             output = torch.empty_like(args[0]) if shape == args[0].shape else args[0].new_empty(shape)
         elif self._closed or not _applies(args):
             output = func(*args, **kwargs)
-        elif (known := _lookup(ACTIVATIONS, func)) is not None:
+        elif known is not None:
             output = self._activation(func, known[0], known[1], args, kwargs)
         else:
             if (gate := _lookup(GATES, func)) is not None:
@@ -110,7 +111,10 @@ class _Recorder(TorchFunctionMode):
         call = self._record(name, reader(*args, **kwargs), x)
         call.trace = self._tracer.trace(sys._getframe(2))
         call.method = (
-            func is getattr(Tensor, func.__name__, None) and call.trace is not None and call.trace.callee is not func
+            func is getattr(Tensor, func.__name__, None)
+            and call.trace is not None
+            and call.trace.helper is None
+            and call.trace.callee is not func
         )
         # On a copy, so that a later use of x is told from one of the result.
         duplicate = x.clone()
@@ -179,7 +183,7 @@ def observe(
         for module in set(model.modules()):
             for handle in recorder.hook(module):
                 stack.callback(handle.remove)
-        for context in (_random_state_kept(), torch.no_grad(), fake or nullcontext(), recorder):
+        for context in (_quietly(model), fake or nullcontext(), recorder):
             stack.enter_context(context)
         output = model(*args, **kwargs)
     return recorder.finish(output)
@@ -198,18 +202,29 @@ def observe_layers(
         for layer in model.modules():
             if isinstance(layer, StochasticActivation):
                 stack.callback(layer.register_forward_hook(lambda layer, args, output: ran.append(layer)).remove)
-        for context in (_random_state_kept(), torch.no_grad(), fake or nullcontext()):
+        for context in (_quietly(model), fake or nullcontext()):
             stack.enter_context(context)
         model(*args, **kwargs)
     return ran
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
+def _quietly(model: nn.Module) -> Iterator[None]:
+    """Run `model` as written, without what `torch.compile` makes of its parts, and leave nothing behind."""
+    with random_state_kept(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         yield
-    random.setstate(state)
+
+
+@contextmanager
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Leave the random generators that a run of `model` draws from as they are."""
+    state = random.getstate()
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(state)
 
 
 def _lookup(table: Mapping[Any, Any], func: Any) -> Any:

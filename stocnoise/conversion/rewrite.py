@@ -26,15 +26,19 @@ class Edit:
     """What becomes of one call expression. It stands for as many calls as there are targets, in this order.
 
     `how`: "replace" calls the target with the input instead; "wrap" passes the input through the target first; "rename"
-    calls the target, another method of self, with the same arguments. `method` says that the input is what stands
-    before the dot. `hoist` counts the calls through the whole method rather than through the function inside it.
+    calls the target, a method of self in place of the one that is `called`, with the same arguments; "bind" does so
+    without the first of them, which is self. `method` says that the input is what stands before the dot, `seen` that
+    the expression before the arguments is the method that is called. `hoist` counts the calls through the whole method
+    rather than through the function inside it.
     """
 
     position: Position
-    how: Literal["replace", "wrap", "rename"]
+    how: Literal["replace", "wrap", "rename", "bind"]
     targets: tuple[str, ...]
     method: bool = False
     hoist: bool = False
+    called: str = ""
+    seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Rewritten:
         """The attributes of an instance that hold its stochastic layers."""
         for method in self.methods:
             for edit in method.edits:
-                if edit.how != "rename":
+                if edit.how in ("replace", "wrap"):
                     yield from edit.targets
 
 
@@ -157,6 +161,12 @@ def _rewrap(attribute: Any, old: FunctionType, new: FunctionType, method: Method
     )
 
 
+def _is_of_super(node: ast.expr) -> bool:
+    """Whether this is `super().name`."""
+    call = getattr(node, "value", None)
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "super"
+
+
 def _holds(cell: CellType, value: Any) -> bool:
     try:
         return cell.cell_contents is value
@@ -178,7 +188,8 @@ def _compile(edit: MethodEdit, original: FunctionType) -> FunctionType:
     assert isinstance(node, ast.FunctionDef)
     node.decorator_list = []
     _Rewriter(edit, node).visit(node)
-    cells = dict(zip(original.__code__.co_freevars, original.__closure__ or (), strict=True))
+    cells = {"_stocnoise_iter": CellType(iter), "_stocnoise_next": CellType(next)}  # under names that nobody shadows
+    cells.update(zip(original.__code__.co_freevars, original.__closure__ or (), strict=True))
     # Inside a class, for private names and super(), and a function, whose arguments stand for the closure.
     around = ast.parse(
         f"def closure({', '.join(n for n in cells if n != '__class__')}):\n class {edit.method.cls.__name__}: ..."
@@ -213,18 +224,40 @@ class _Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         if edit is None:
             return node
-        target = self._target(edit)
-        if edit.how == "rename":
-            if not (isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)):
-                self._refuse(node)
-            node.func = target
-            return node
+        if edit.how in ("rename", "bind"):
+            return self._rename(node, edit)
         read, write = self._input(node, edit)
-        noisy = ast.Call(target, [read], [])
+        noisy = ast.Call(self._target(edit), [read], [])
         if edit.how == "replace":
             return noisy
         write(noisy)
         return node
+
+    def _rename(self, node: ast.Call, edit: Edit) -> ast.Call:
+        """Call another method; the method itself may also be an argument, as in `checkpoint(self.part, x)`."""
+        if edit.how == "bind":
+            if not node.args or isinstance(node.args[0], ast.Starred):
+                self._refuse(node)
+            del node.args[0]
+        if edit.seen or _is_of_super(node.func):
+            node.func = self._target(edit, node.func if _is_of_super(node.func) else None)
+            return node
+        for place, argument in enumerate(node.args):
+            if self._is_of_self(argument, edit.called):
+                node.args[place] = self._target(edit)
+                return node
+        for keyword in node.keywords:
+            if self._is_of_self(keyword.value, edit.called):
+                keyword.value = self._target(edit)
+                return node
+        raise UnsupportedActivationError(
+            f"the call `{ast.unparse(node)}` in {self._method} reaches {edit.called}, which applies activations, "
+            f"several times, and not by that name: write {self._self}.{edit.called}, or exclude its activations"
+        )
+
+    def _is_of_self(self, node: ast.expr, name: str) -> bool:
+        value = getattr(node, "value", None)
+        return getattr(node, "attr", "") == name and isinstance(value, ast.Name) and value.id == self._self
 
     def _input(self, node: ast.Call, edit: Edit) -> tuple[ast.expr, Callable[[ast.expr], None]]:
         """The expression of the activation's input, and how to put another in its place."""
@@ -238,19 +271,23 @@ class _Rewriter(ast.NodeTransformer):
                 return keyword.value, lambda value, keyword=keyword: setattr(keyword, "value", value)
         return self._refuse(node)
 
-    def _target(self, edit: Edit) -> ast.expr:
+    def _target(self, edit: Edit, inherited: ast.expr | None = None) -> ast.expr:
+        """What is called instead; `inherited` is the method that was called so far, if self does not give it."""
         attributes: list[ast.expr] = [
-            ast.Attribute(ast.Name(self._self, ast.Load()), target, ast.Load()) for target in edit.targets
+            inherited
+            if inherited is not None and target == edit.called
+            else ast.Attribute(ast.Name(self._self, ast.Load()), target, ast.Load())
+            for target in edit.targets
         ]
         if len(attributes) == 1:
             return attributes[0]
         # An iterator local to the call of the function: it needs no reset, and survives exceptions and threads.
         scope = self._scopes[0 if edit.hoist else -1]
         name = f"_stocnoise_{edit.position.line}_{edit.position.column}"
-        iterator = ast.Call(ast.Name("iter", ast.Load()), [ast.Tuple(attributes, ast.Load())], [])
+        iterator = ast.Call(ast.Name("_stocnoise_iter", ast.Load()), [ast.Tuple(attributes, ast.Load())], [])
         scope.append(ast.Assign([ast.Name(name, ast.Store())], iterator))
         exhausted = ast.Attribute(ast.Name(self._self, ast.Load()), "_stocnoise_exhausted", ast.Load())
-        return ast.Call(ast.Name("next", ast.Load()), [ast.Name(name, ast.Load()), exhausted], [])
+        return ast.Call(ast.Name("_stocnoise_next", ast.Load()), [ast.Name(name, ast.Load()), exhausted], [])
 
     def _refuse(self, node: ast.Call) -> Any:
         raise UnsupportedActivationError(

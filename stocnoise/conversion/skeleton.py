@@ -51,7 +51,8 @@ def fake_mode_for(model: nn.Module) -> FakeTensorMode:
 def skeleton(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
     """A deep copy of `model` with fake tensors, or (without a mode) with its own parameters and copies of its buffers.
 
-    A plain leaf that stands in several places becomes one object for each place, so that a call tells its place.
+    A plain leaf that stands in several places becomes one object for each place, so that a call tells its place, and no
+    two modules share their hooks.
     """
     memo: dict[int, Any] = {}
     for tensor in _tensors(model):
@@ -64,6 +65,8 @@ def skeleton(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
     with torch.no_grad():
         duplicate = copy.deepcopy(model, memo)
     separate_leaves(duplicate)
+    for module in duplicate.modules():
+        _own_hooks(module)
     return duplicate
 
 
@@ -72,13 +75,10 @@ def separate_leaves(model: nn.Module) -> None:
     seen: set[int] = set()
     for _, parent, name, child in list(slots(model)):
         if is_plain_leaf(child) and id(child) in seen:
-            child = _copy_leaf(child)
+            child = copy.copy(child)
             parent._modules[name] = child
         seen.add(id(child))
 
 
-def _copy_leaf(leaf: nn.Module) -> nn.Module:
-    duplicate = copy.copy(leaf)
-    # A shallow copy shares the dictionaries of hooks.
-    vars(duplicate).update({name: copy.copy(value) for name, value in vars(leaf).items() if isinstance(value, dict)})
-    return duplicate
+def _own_hooks(module: nn.Module) -> None:
+    vars(module).update({name: copy.copy(value) for name, value in vars(module).items() if name.endswith("_hooks")})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, MethodType
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -35,18 +36,23 @@ class Method:
         return f"{self.cls.__qualname__}.{self.name}"
 
 
+Reach = Literal["bound", "unbound", "unseen"]
+
+
 @dataclass(frozen=True)
 class Link:
     """One method of the owner on the stack, and the place in it from where the next one, or the activation, is called.
 
     `frame` tells invocations apart. `scope` is the frame of the innermost `def` around the place: that of the method,
-    or of a function inside it.
+    or of a function inside it. `reach` tells how the next method is called there: as a bound method, as a function of
+    its class, or in a way that is not to be seen from the call.
     """
 
     method: Method
     frame: int
     position: Position
     scope: int
+    reach: Reach
 
 
 UNKNOWN = object()
@@ -100,6 +106,7 @@ class Tracer:
         links: list[Link] = []
         owner: nn.Module | None = None
         callee: Any = UNKNOWN
+        below: CodeType | None = None  # of the method that was found last
         helpers: list[FrameType] = []
         for outer in _outward(frame):
             found = self._method(outer)
@@ -110,18 +117,21 @@ class Tracer:
                     inner.append(outer)
                 continue
             module, method = found
-            if module is not (owner or module):
+            if owner is not None and module is not owner:
                 break
             family = set(nested_codes(outer.f_code))
             nested = [f for f in inner if f.f_code in family]
             place = nested[0] if nested else outer
+            called = _callee(place, method.cls)
             if owner is None:
                 owner = module
-                callee = _callee(place)
+                callee = called
                 helpers = inner[: inner.index(place)] if nested else inner
             defs = [f for f in nested if f.f_code.co_name not in _INLINE]
             scope = defs[0] if defs else outer
-            links.append(Link(method, self._number(outer), _position(place), self._number(scope)))
+            reach = _reach(called, below)
+            links.append(Link(method, self._number(outer), _position(place), self._number(scope), reach))
+            below = outer.f_code
             inner = []
         if owner is None:
             return None
@@ -181,6 +191,13 @@ def _is_entry(frame: FrameType, owner: nn.Module) -> bool:
     return frame.f_code.co_name == "_call_impl" and _first_argument(frame) is owner
 
 
+def _reach(callee: Any, code: CodeType | None) -> Reach:
+    function = innermost(callee) if isinstance(callee, (FunctionType, MethodType)) else None
+    if function is None or function.__code__ is not code:
+        return "unseen"
+    return "bound" if isinstance(callee, MethodType) else "unbound"
+
+
 def _is_thin(frame: FrameType) -> bool:
     try:
         return is_thin(frame.f_code, _position(frame))
@@ -188,15 +205,29 @@ def _is_thin(frame: FrameType) -> bool:
         return False
 
 
-def _callee(frame: FrameType) -> Any:
-    """The object that the call in progress in `frame` calls."""
+class _Mangler(ast.NodeTransformer):
+    """Private names as the class that they stand in spells them."""
+
+    def __init__(self, cls: type) -> None:
+        self._prefix = "_" + cls.__name__.lstrip("_")
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+        if node.attr.startswith("__") and not node.attr.endswith("__"):
+            node.attr = self._prefix + node.attr
+        self.generic_visit(node)
+        return node
+
+
+def _callee(frame: FrameType, cls: type) -> Any:
+    """The object that the call in progress in `frame`, of a method of `cls`, calls."""
     try:
         call = call_at(frame.f_code, _position(frame))
     except SourceUnavailableError:
         return UNKNOWN
     if call is None or any(isinstance(node, (ast.Call, ast.NamedExpr, ast.Await)) for node in ast.walk(call.func)):
         return UNKNOWN  # to tell what f()(x) calls, f would have to run again
+    expression = ast.Expression(_Mangler(cls).visit(copy.deepcopy(call.func)))
     try:
-        return eval(compile(ast.Expression(call.func), "<callee>", "eval"), frame.f_globals, dict(frame.f_locals))
+        return eval(compile(expression, "<callee>", "eval"), frame.f_globals, dict(frame.f_locals))
     except Exception:
         return UNKNOWN

@@ -1,0 +1,248 @@
+"""Activations that are no modules: functions, methods of tensors, attributes, helpers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conversion_checks import activation_calls, converted, layers, sites
+from torch import Tensor, nn
+
+import stocnoise
+
+X = torch.randn(2, 4, 6, 6)
+
+
+class Calls(nn.Module):
+    """A convolution whose output goes through whatever `forward` of the subclass does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 5, 1)
+
+
+class Function(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))
+
+
+class Torch(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x)) + 1
+
+
+class Method(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu()
+
+
+class MethodOfSum(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.conv(x) + 1).relu().mean((2, 3))
+
+
+class Nested(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(F.relu(x))).relu()
+
+
+class Keyword(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(negative_slope=0.3, input=self.conv(x))
+
+
+class Settings(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(F.leaky_relu(self.conv(x), 0.2), approximate="tanh")
+
+
+class OnOneLine(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.relu(self.conv(x)), F.relu(-self.conv(x))
+        return a - 2 * b
+
+
+class Unfused(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(F.mish(self.conv(x)), alpha=0.5)
+
+
+class Conditional(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x)) if x.shape[0] > 1 else F.gelu(self.conv(x))
+
+
+class Walrus(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return (y := F.relu(self.conv(x))) + y.mean()
+
+
+class Formatted(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        """A docstring; and a string with a call in it."""
+        y = F.relu(self.conv(x))
+        self.note = f"{y.shape[0]} rows: {F.relu(y).dim()}"
+        return y
+
+
+class Attribute(Calls):
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+
+class InTable(Calls):
+    table: ClassVar[dict[str, Callable[..., Tensor]]] = {"relu": F.relu, "silu": F.silu}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table["silu"](self.conv(x))
+
+
+class ByGetattr(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(F, "relu")(self.conv(x))  # noqa: B009
+
+
+class LocalName(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        act = F.relu
+        return act(self.conv(x))
+
+
+class StarredInput(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        arguments = (self.conv(x),)
+        return F.relu(*arguments)
+
+
+class FromList(Calls):
+    """One call in the source, of one function after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functools.reduce(lambda value, f: f(value), [F.relu, F.silu], self.conv(x))
+
+
+class Mapped(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(list(map(F.relu, [x, self.conv(x)])), 1)
+
+
+def thin(x: Tensor) -> Tensor:
+    """Only applies the activation to its argument."""
+    return F.silu(x, inplace=False)
+
+
+def fancy(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    return y * y
+
+
+class Thin(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return thin(self.conv(x))
+
+
+class Fancy(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return fancy(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "activations"),
+    [
+        (Function, ["relu"]),
+        (Torch, ["relu"]),
+        (Method, ["relu"]),
+        (MethodOfSum, ["relu"]),
+        (Nested, ["relu"] * 3),
+        (Keyword, ["leaky_relu"]),
+        (Settings, ["leaky_relu", "gelu"]),
+        (OnOneLine, ["relu", "relu"]),
+        (Unfused, ["mish", "elu"]),
+        (Conditional, ["relu"]),
+        (Walrus, ["relu"]),
+        (Formatted, ["relu", "relu"]),
+        (InTable, ["silu"]),
+        (ByGetattr, ["relu"]),
+        (LocalName, ["relu"]),
+        (FromList, ["relu", "silu"]),
+        (Thin, ["silu"]),
+    ],
+)
+def test_a_functional_call_is_a_site(model: type[nn.Module], activations: list[str]) -> None:
+    teacher = model()
+    found = sites(teacher, X)
+    assert [s.activation for s in found] == activations
+    assert {s.kind for s in found} == {"functional"}
+    student = converted(teacher, X)
+    assert len(layers(student)) == len(activations)
+    assert activation_calls(teacher, X) == len(activations)
+    assert list(teacher.state_dict()) == [key for key in student.state_dict() if key in teacher.state_dict()]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        F.gelu,
+        torch.relu,
+        Tensor.relu,
+        functools.partial(F.leaky_relu, negative_slope=0.3),
+        functools.partial(functools.partial(F.gelu), approximate="tanh"),
+        lambda x: F.silu(x),
+        lambda x: x.relu(),
+        thin,
+        torch.nn.functional.hardswish,
+    ],
+)
+def test_a_function_held_as_an_attribute(act: Callable[[Tensor], Tensor]) -> None:
+    student = converted(Attribute(act), X)
+    ((_, layer),) = layers(student).items()
+    assert layer.num_channels == 5
+    assert student.act is act or callable(student.act)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [(Fancy, "fancy"), (Mapped, "Mapped.forward"), (StarredInput, "F.relu(*arguments)")],
+)
+def test_a_call_that_cannot_be_rewritten_is_refused_with_its_place(model: type[nn.Module], says: str) -> None:
+    teacher = model()
+    with pytest.raises(stocnoise.UnsupportedActivationError) as caught:
+        stocnoise.convert(teacher, X)
+    assert says in str(caught.value)
+    assert "exclude" in str(caught.value)
+    assert type(teacher) is model
+
+
+def test_a_refused_call_can_be_excluded() -> None:
+    with pytest.raises(stocnoise.NothingConvertedError, match="excluded"):
+        stocnoise.convert(Fancy(), X, exclude="relu")
+    both = nn.Sequential(Fancy(), nn.ReLU())
+    student = stocnoise.convert(both, X, exclude="0.*")
+    assert list(layers(student)) == ["1"]
+
+
+class ManyKinds(Calls):
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(F, self.how)(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish", "elu", "selu", "celu", "mish", "softplus", "softsign"],
+)
+def test_every_activation_by_name(name: str) -> None:
+    (site,) = sites(ManyKinds(name), X)
+    assert site.activation == name
+    converted(ManyKinds(name), X)
