@@ -61,7 +61,7 @@ class _Counting(TorchFunctionMode):
         if args and isinstance(args[0], Tensor) and args[0].is_meta:  # where these two are slow
             if name in _NORMS:
                 return torch.empty_like(args[0])
-            if name == "linear" and args[0].shape[-1] == args[1].shape[-1]:
+            if name == "linear" and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:
                 return args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])
         return func(*args, **kwargs)
 
