@@ -25,6 +25,7 @@ from stocnoise.errors import (
     FileFormatError,
     NonFiniteError,
     NothingConvertedError,
+    QuantizedModelError,
     ScriptedModelError,
     StocnoiseError,
     UncalibratedWarning,
@@ -45,6 +46,7 @@ from stocnoise.layers import (
     StocSiLUEMA,
 )
 from stocnoise.noises import StocFixed, StocL2P
+from stocnoise.prediction import Prediction, predict
 from stocnoise.training import (
     Callback,
     GammaSchedule,
@@ -55,7 +57,6 @@ from stocnoise.training import (
     finetune,
     parameter_groups,
 )
-from stocnoise.prediction import Prediction, predict
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,9 @@ __all__ = [
     "MIM",
     "PGD",
     "AlreadyConvertedError",
+    "Attack",
+    "AutoAttack",
+    "Boundary",
     "Callback",
     "CheckpointError",
     "ConversionError",
@@ -73,17 +77,12 @@ __all__ = [
     "FileFormatError",
     "GammaSchedule",
     "History",
+    "HopSkipJump",
     "Learn2Perturb",
     "NonFiniteError",
-    "Attack",
-    "AutoAttack",
-    "Boundary",
-    "ConversionError",
-    "ExampleInputError",
-    "FileFormatError",
-    "HopSkipJump",
     "NothingConvertedError",
     "Prediction",
+    "QuantizedModelError",
     "RandomNoise",
     "Report",
     "ScriptedModelError",
@@ -113,17 +112,12 @@ __all__ = [
     "evaluate",
     "find_sites",
     "finetune",
-    "evaluate",
     "fixed_noise",
     "freeze_sigma",
     "functional",
     "load",
     "normalized",
     "parameter_groups",
-    "register_activation",
-    "revert",
-    "save",
-    "normalized",
     "plot_asr",
     "predict",
     "register_activation",

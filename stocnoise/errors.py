@@ -27,6 +27,10 @@ class ScriptedModelError(ConversionError):
     """The model, or a part of it, is a ScriptModule, whose forward cannot be rewritten."""
 
 
+class QuantizedModelError(ConversionError):
+    """The model, or a part of it, is quantised: its activations are integers."""
+
+
 class AlreadyConvertedError(ConversionError):
     """The model is a student already."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from stocnoise import noises as _noises
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert
 from stocnoise.conversion.example import Example
+from stocnoise.conversion.rules import Rule
 from stocnoise.errors import ConversionError, FileFormatError
 from stocnoise.layers import StochasticActivation
 
@@ -100,6 +101,7 @@ def load(
             example_input,
             include=lambda name, module: name in names,
             layer=layer or _layer_named(about["layer"]),
+            rules=() if layer else _rules(about["layers"]),
         )
     except ConversionError as error:
         given, reason = _class_name(model), str(error).splitlines()[0]
@@ -207,6 +209,14 @@ def _layer_named(name: str) -> type[StochasticActivation]:
             f"this student's noise is a {name}, which is not stocnoise's own: pass it as layer={name}"
         )
     return found
+
+
+def _rules(entries: Iterable[Mapping[str, Any]]) -> list[Rule]:
+    """The class of each layer, for `convert`."""
+    paths: dict[str, set[str]] = {}
+    for entry in entries:
+        paths.setdefault(entry["class"], set()).add(entry["path"])
+    return [(lambda name, module, mine=mine: name in mine, {"layer": _layer_named(cls)}) for cls, mine in paths.items()]
 
 
 def _class_name(model: nn.Module) -> str:

@@ -71,7 +71,7 @@ def stoc_act(
         )
     if not x.is_floating_point():
         raise ValueError(f"expected a floating-point input, got {x.dtype}")
-    y, moments, _ = ops.stoc_act(x, sigma, gamma, seed, activation, slope, channel_dim % x.dim(), statistics, shared)
+    y, moments, _ = ops.apply(x, sigma, gamma, seed, activation, slope, channel_dim % x.dim(), statistics, shared)
     return (y, moments) if statistics else y
 
 

@@ -13,6 +13,7 @@ from stocnoise import functional
 from stocnoise.activations import Activation
 from stocnoise.distributed import gather_moments
 from stocnoise.errors import UncalibratedWarning
+from stocnoise.ops import transformed
 
 Function = Activation | Callable[[Tensor], Tensor]
 
@@ -128,7 +129,7 @@ class StochasticActivation(nn.Module):
 
     def _stochastic(self, x: Tensor, activation: Activation) -> Tensor:
         update = self.training and self.adaptive and not self.sigma_frozen
-        if not update and self.adaptive and not torch.compiler.is_compiling():
+        if not update and self.adaptive and not (torch.compiler.is_compiling() or transformed()):
             self._notice_if_uncalibrated()
         recomputing = update and _recomputing()
         result = functional.stoc_act(

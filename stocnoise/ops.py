@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -106,6 +107,11 @@ def _(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: fl
     return None
 
 
+def transformed() -> bool:
+    """Whether this runs inside a transform of torch.func, where tensors have no values to look at."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, _, _, seed, ctx.activation, ctx.slope, ctx.channel_dim, _, ctx.shared = inputs
     y, moments, scale = output
@@ -125,8 +131,64 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None,
         dx = torch.ops.aten.threshold_backward(grad, y, 0.0)
     else:
         x, scale, seed = ctx.saved_tensors
-        dx = stoc_act_backward(grad, x, scale, seed, ctx.activation, ctx.slope, ctx.channel_dim, ctx.shared)
+        derivative = _TransformedBackward.apply if transformed() else stoc_act_backward
+        dx = derivative(grad, x, scale, seed, ctx.activation, ctx.slope, ctx.channel_dim, ctx.shared)
     return dx, None, None, None, None, None, None, None, None
 
 
 stoc_act.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _each(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule for `torch.vmap`: the operation on each slice, so that its noise is that of the slice's own seed."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        slices = [
+            op(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(slices[0], Tensor):
+            return torch.stack(slices), 0
+        return tuple(torch.stack(part) for part in zip(*slices, strict=True)), (0,) * len(slices[0])
+
+    return rule
+
+
+stoc_act.register_vmap(_each(stoc_act))
+stoc_act_backward.register_vmap(_each(stoc_act_backward))
+
+
+class _Transformed(torch.autograd.Function):
+    """`stoc_act` for the derivatives of torch.func, which do not see those of a custom operator."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return stoc_act(*args)
+
+    setup_context = staticmethod(_save_for_backward)
+    backward = staticmethod(_backward)
+
+
+class _TransformedBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return stoc_act_backward(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("a stochastic activation other than ReLU has no second derivative")
+
+
+def apply(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`stoc_act`, wherever it is called."""
+    if not torch.compiler.is_compiling() and transformed():
+        return cast(tuple[Tensor, Tensor, Tensor], _Transformed.apply(*args))
+    return stoc_act(*args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from stocnoise.conversion.plan import LeftAlone, Plan, Site, make_plan
 from stocnoise.conversion.probe import random_state_kept
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
 from stocnoise.conversion.rewrite import rewritten_from, subclass
+from stocnoise.conversion.rules import Rule, settings
 from stocnoise.conversion.skeleton import slots
 from stocnoise.conversion.survey import audit, survey
 from stocnoise.errors import ConversionError, NothingConvertedError, UncalibratedWarning
@@ -48,6 +49,7 @@ def convert(
     layer: type[StochasticActivation] = StocReLUEMA,
     alpha: float = 0.5,
     gamma: float = 0.01,
+    rules: Iterable[Rule] = (),
     inplace: bool = False,
     check: bool = False,
 ) -> nn.Module:
@@ -68,6 +70,9 @@ def convert(
         layer: the noise, as the layer that stands at ReLU sites; other activations get its like.
         alpha: weight of the newest batch in σ.
         gamma: variance of the noise in units of σ².
+        rules: settings of single sites, as pairs of a filter (as `include`; a glob may also name a layer, as `summary`
+            prints it) and a dict with any of `layer`, `alpha`, `gamma`. The first rule that matches a site counts:
+            `rules=[("layer4.*", {"gamma": 0.0}), (nn.GELU, {"gamma": 0.05, "alpha": 0.1})]`.
         inplace: change `model` itself rather than a copy.
         check: run both models once on random input and compare: at σ = 0 the outputs must be equal bit for bit.
 
@@ -85,7 +90,8 @@ def convert(
     if plan.placements[0].path == "" and inplace:
         raise ConversionError("the model is itself an activation, which cannot be replaced in place: use inplace=False")
     # All that can fail comes before the first change: making the layers, and rewriting the methods.
-    made = _make_layers(model, plan, layer, alpha, gamma)
+    chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
+    made = _make_layers(model, plan, chosen)
     classes = {path: subclass(type(model.get_submodule(path)), methods) for path, methods in plan.methods.items()}
     student = _apply(model if inplace else _copy(model), made, classes)
     student._stocnoise_conversion = Conversion(  # type: ignore[assignment]
@@ -161,7 +167,7 @@ def _nothing(plan: Plan) -> str:
 
 
 def _make_layers(
-    model: nn.Module, plan: Plan, layer: type[StochasticActivation], alpha: float, gamma: float
+    model: nn.Module, plan: Plan, chosen: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[StochasticActivation, bool]]:
     """The new layers by path, each with whether it replaces the module there."""
     notice = Notice()
@@ -170,11 +176,12 @@ def _make_layers(
         like = model.get_submodule(placement.like)
         replaces = placement.site.kind == "module"
         activation: Activation | nn.Module = placement.activation or (like if replaces else Activation("identity"))
-        new = layer.for_activation(activation)(
+        own = chosen[placement.path]
+        new = own["layer"].for_activation(activation)(
             placement.site.channels,
             activation=activation,
-            alpha=alpha,
-            gamma=gamma,
+            alpha=own["alpha"],
+            gamma=own["gamma"],
             channel_dim=placement.site.channel_dim,
             inplace=placement.inplace,
             device=placement.device,

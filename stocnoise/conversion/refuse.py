@@ -6,10 +6,19 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
-from stocnoise.errors import AlreadyConvertedError, ConversionError, ScriptedModelError, WrappedModelError
+from stocnoise.errors import (
+    AlreadyConvertedError,
+    ConversionError,
+    QuantizedModelError,
+    ScriptedModelError,
+    WrappedModelError,
+)
 from stocnoise.layers import StochasticActivation
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+# Of torch.ao.nn.quantized, what computes in floating point until a model is quantised.
+_FLOAT = {"FloatFunctional", "FXFloatFunctional"}
 
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
@@ -43,6 +52,11 @@ def refuse(model: nn.Module) -> None:
             )
         if any(is_lazy(parameter) for parameter in module._parameters.values()):
             raise ConversionError(f"{where} has lazy parameters: run the model once, so that they get their shapes")
+        if _is_quantized(type(module)):
+            raise QuantizedModelError(
+                f"{where} is quantised ({type(module).__name__}), and integers take no noise: convert the model first, "
+                "and quantise what stocnoise.revert gives"
+            )
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(
                 f"{where} is a stochastic layer: the model is converted already; "
@@ -52,3 +66,7 @@ def refuse(model: nn.Module) -> None:
 
 def _is_torch(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "torch"
+
+
+def _is_quantized(cls: type) -> bool:
+    return cls.__name__ not in _FLOAT and any(_is_torch(b) and ".quantized" in b.__module__ for b in cls.__mro__[:-1])
