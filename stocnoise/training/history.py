@@ -101,6 +101,8 @@ class History(Sequence[Epoch]):
         if layers:
             sigma.legend()
         sigma.set(xlabel="epoch", ylabel="σ of each layer (channel mean)")
+        for axes in figure.axes:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

@@ -182,7 +182,11 @@ def sharded(folder: Path, rank: int) -> dict[str, bool]:
         optimizer.step()
         optimizer.zero_grad()
     names = [name for name, _ in stochastic_layers(model)]
+    attack, labels = stocnoise.BIM(eps=0.1, steps=3), torch.zeros(len(halves()[rank]), dtype=torch.long)
+    with stocnoise.deterministic(model):
+        attacked = attack(model, halves()[rank], labels)
     state, optimizer_state = get_states(model, optimizer)
+    whole_sigmas = sigmas(model)
     results = {
         "sharded: names stay": names == [name for name, _ in stochastic_layers(bare)],
         "sharded: sigma alike": agree(sigmas(model)) and bool(sigmas(model).all()),
@@ -192,9 +196,13 @@ def sharded(folder: Path, rank: int) -> dict[str, bool]:
     if rank == 0:
         checkpoints.write(folder / "sharded.safetensors", {"model": state, "optimizer": optimizer_state})
     dist.barrier()
+    model(attacked).sum().backward()  # training goes on after an attack
     read = checkpoints.read(folder / "sharded.safetensors")
     bare.load_state_dict(read["model"])
-    results["sharded: whole state loads into a bare student"] = torch.equal(sigmas(bare), sigmas(model))
+    results["sharded: whole state loads into a bare student"] = torch.equal(sigmas(bare), whole_sigmas)
+    with stocnoise.deterministic(bare):
+        expected = attack(bare, halves()[rank], labels)
+    results["sharded: attacked as if whole"] = torch.allclose(attacked, expected)
 
     again = fully_shard(without_batch_norm(gamma=0.1))
     new_optimizer = torch.optim.SGD(again.parameters(), lr=0.5, momentum=0.9)
