@@ -112,6 +112,10 @@ def finetune(
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
     """
+    if isinstance(student, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"the student is wrapped in {type(student).__name__}: pass its .module, finetune wraps it itself"
+        )
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
     if checkpoint_dir is None and (resume or checkpoint_every is not None):

@@ -21,9 +21,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 import stocnoise
-from stocnoise import CheckpointError, StocReLUEMA, stochastic_layers
+from stocnoise import CheckpointError, NonFiniteError, StocReLUEMA, stochastic_layers
 from stocnoise.distributed import one_message
 from stocnoise.training import checkpoints
 from stocnoise.training.states import get_states, set_states
@@ -168,6 +169,23 @@ def failures_reach_every_rank(folder: Path, rank: int) -> dict[str, bool]:
     return {"a full disk is an error everywhere": all(gather_object([raised]))}
 
 
+def nan_stops_every_rank(folder: Path, rank: int) -> dict[str, bool]:
+    x, y = tiny.data(8).tensors
+    x[3] = torch.nan  # one rank's image
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    try:
+        tiny.finetune(tiny.student(), loader, objective="clean")
+    except NonFiniteError as error:
+        said = str(error)
+    else:
+        said = ""
+    origins = gather_object([said])
+    return {
+        "NaN on one rank stops all": all("it began in" in origin for origin in origins),
+        "NaN: one rank names the images": sum("the images themselves" in origin for origin in origins) == 1,
+    }
+
+
 def sharded(folder: Path, rank: int) -> dict[str, bool]:
     """FSDP2 keeps names, buffers and σ, and its whole state loads into a bare student."""
     bare = without_batch_norm(gamma=0.5)
@@ -225,6 +243,7 @@ CHECKS: list[Callable[[Path, int], dict[str, bool]]] = [
     a_run,
     resumes,
     failures_reach_every_rank,
+    nan_stops_every_rank,
     sharded,
 ]
 
