@@ -122,6 +122,8 @@ def finetune(
         raise ValueError("resume and checkpoint_every need a checkpoint_dir")
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1 step, not {checkpoint_every}")
+    if accelerator is not None and (precision is not None or accumulate != 1 or log_with is not None):
+        raise ValueError("precision, accumulate and log_with are settings of your accelerator: give them to it")
     check_attack_target(attack_target)
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
@@ -142,8 +144,6 @@ def finetune(
         model, own_optimizer, loader = prepared.prepare(student, own_optimizer, train_loader)
         if averaged is not None and is_sharded(model):
             raise ValueError("ema needs whole weights on every process: it does not work with FSDP")
-        if compile:
-            student.compile()
         batches = len(loader)
         if not isinstance(loader, DataLoader) and (
             prepared.num_processes > 1 or prepared.gradient_accumulation_steps > 1
@@ -196,6 +196,8 @@ def finetune(
             progress=progress,
         )
         try:
+            if compile:
+                student.compile()
             trainer.train(resume)
         finally:
             if compile:

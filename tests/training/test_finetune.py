@@ -309,3 +309,23 @@ def test_half_precision_on_a_gpu_resumes(tmp_path: Path, precision: str) -> None
     assert next(resumed.parameters()).is_cuda
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_runs_on_an_accelerator_of_ones_own() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
+    try:
+        steps = []
+
+        class Count(Callback):
+            def on_step_end(self, run: stocnoise.training.Run) -> None:
+                steps.append(run.step)
+
+        tiny.finetune(tiny.student(), accelerator=accelerator, callbacks=[Count()])
+        assert steps == [1, 2]  # one an epoch: three batches each
+        with pytest.raises(ValueError, match="settings of your accelerator"):
+            tiny.finetune(tiny.student(), accelerator=accelerator, accumulate=2)
+    finally:
+        AcceleratorState._reset_state()
