@@ -1,7 +1,20 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
 from stocnoise import functional
-from stocnoise.attacks import BIM, MIM, PGD, normalized
+from stocnoise.attacks import (
+    APGD,
+    BIM,
+    CW,
+    MIM,
+    PGD,
+    Attack,
+    AutoAttack,
+    Boundary,
+    HopSkipJump,
+    RandomNoise,
+    Transfer,
+    normalized,
+)
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
@@ -18,6 +31,7 @@ from stocnoise.errors import (
     UnsupportedActivationError,
     WrappedModelError,
 )
+from stocnoise.evaluation import Report, evaluate, plot_asr
 from stocnoise.files import load, save
 from stocnoise.layers import (
     StocEMA,
@@ -31,6 +45,7 @@ from stocnoise.layers import (
     StocSiLUEMA,
 )
 from stocnoise.noises import StocFixed, StocL2P
+from stocnoise.prediction import Prediction, predict
 from stocnoise.training import (
     Callback,
     GammaSchedule,
@@ -45,10 +60,15 @@ from stocnoise.training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGD",
     "BIM",
+    "CW",
     "MIM",
     "PGD",
     "AlreadyConvertedError",
+    "Attack",
+    "AutoAttack",
+    "Boundary",
     "Callback",
     "CheckpointError",
     "ConversionError",
@@ -56,9 +76,13 @@ __all__ = [
     "FileFormatError",
     "GammaSchedule",
     "History",
+    "HopSkipJump",
     "Learn2Perturb",
     "NonFiniteError",
     "NothingConvertedError",
+    "Prediction",
+    "RandomNoise",
+    "Report",
     "ScriptedModelError",
     "Site",
     "Step",
@@ -76,12 +100,14 @@ __all__ = [
     "StocnoiseError",
     "Summary",
     "Trades",
+    "Transfer",
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
     "calibrate",
     "convert",
     "deterministic",
+    "evaluate",
     "find_sites",
     "finetune",
     "fixed_noise",
@@ -90,6 +116,8 @@ __all__ = [
     "load",
     "normalized",
     "parameter_groups",
+    "plot_asr",
+    "predict",
     "register_activation",
     "revert",
     "save",

@@ -77,7 +77,9 @@ def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManage
 def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
     """Within the block every call and every row of any batch gets the same noise: one classifier of the student's many.
 
-    Each layer has noise of its own, all of it a function of `seed`. σ still moves in training mode.
+    Each layer has noise of its own, all of it a function of `seed`. σ still moves in training mode. A row is an
+    entry along dimension 0 of a layer's input. Where that is not the batch, as in a sequence-first model, an answer
+    depends on the whole batch; attacks that rely on fixed noise check this and refuse.
     """
     layers = require_layers(model)
     generator = torch.Generator().manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from stocnoise.attacks.ball import Norm, check_norm, norms, per_row
 from stocnoise.attacks.losses import Loss
 
 BatchNormMode = Literal["eval", "train"]
@@ -57,11 +59,19 @@ def attack_mode(model: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
 
 
 class Ascent(NamedTuple):
-    """Loss and gradient at a point, means over the draws, and the share of draws that misclassify it."""
+    """What draws of the noise say at a point x (B, …)."""
 
-    loss: Tensor
+    losses: Tensor
+    """(draws, B)"""
     gradient: Tensor
+    """Of the mean loss over the draws, with respect to x alone; of x's shape."""
     wrong: Tensor
+    """(B,), the share of draws that misclassify the row."""
+
+    @property
+    def loss(self) -> Tensor:
+        """(B,), the mean over the draws."""
+        return self.losses.mean(0)
 
 
 class Target:
@@ -94,11 +104,8 @@ class Target:
         return torch.cat(passes)
 
     def ascent(self, x: Tensor, y: Tensor, loss: Loss) -> Ascent:
-        """Mean loss at x, its gradient with respect to x alone, and the share of draws that misclassify x.
-
-        A gradient that does not exist (a non-differentiable model) is zero, and NaN in it counts as zero: no direction.
-        """
-        total, gradient, wrong = x.new_zeros(len(x)), torch.zeros_like(x), x.new_zeros(len(x))
+        """`eot` draws at x. A gradient that does not exist, or NaN in it, counts as zero: it shows no direction."""
+        all_losses, gradient, wrong = [], torch.zeros_like(x), x.new_zeros(len(x))
         for k in self._passes(x, self.eot):
             point = x.detach().requires_grad_()
             targets = _stacked(y, k)
@@ -110,9 +117,9 @@ class Target:
                 # A sum, not a mean: no row's gradient depends on the batch size, and none underflows because of it.
                 (part,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
                 gradient = gradient if part is None else gradient + part
-            total = total + losses.detach().view(k, -1).sum(0)
+            all_losses.append(losses.detach().view(k, -1))
             wrong = wrong + (logits.argmax(1) != as_labels(targets)).view(k, -1).sum(0)
-        return Ascent(total / self.eot, (gradient / self.eot).nan_to_num_(0.0), wrong / self.eot)
+        return Ascent(torch.cat(all_losses), (gradient / self.eot).nan_to_num_(0.0), wrong / self.eot)
 
 
 def _stacked(x: Tensor, k: int) -> Tensor:
@@ -165,33 +172,69 @@ class Attack(ABC):
             # clone: an inference tensor must not be saved for a backward pass.
             images = x.detach().clone() if x.is_inference() else x.detach()
             labels = None if y is None else y.detach().clone() if y.is_inference() else y.detach()
-            largest_label = _check(images, labels)
+            largest_label = check_input(images, labels)
             if len(images) == 0:
                 return images.clone()
             target = Target(model, images.dtype, self.eot, largest_label)
             work = images if images.dtype == torch.float64 else images.float()
-            with attack_mode(model, self.batch_norm), _own_autocast_cache():
+            with attack_mode(model, self.batch_norm):
                 if labels is None:
                     labels = target.logits(work).softmax(2).mean(0).argmax(1)
                 found = self.run(target, work, labels, generator)
             return found.detach().to(images.dtype)
+
+    def __str__(self) -> str:
+        """The settings as a reader needs them to run it again, ε aside: functions and models by their names."""
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "eps"}
+        return f"{type(self).__name__}({', '.join(f'{name}={_named(value)}' for name, value in shown.items())})"
 
     @abstractmethod
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """The search itself: x and y are checked, the model is in attack mode, gradients are enabled."""
 
 
-@contextlib.contextmanager
-def _own_autocast_cache() -> Iterator[None]:
-    """Forget autocast's copies of the weights: those made under `no_grad` would cut a later training step's graph."""
-    try:
-        yield
-    finally:
-        if torch.is_autocast_cache_enabled():
-            torch.clear_autocast_cache()
+def _named(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    return getattr(value, "__name__", str(value))
 
 
-def _check(x: Tensor, y: Tensor | None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class BallAttack(Attack):
+    """An attack that searches the ball of a given radius.
+
+    Args:
+        eps: the radius ε, in pixels of [0, 1].
+        norm: "inf" or "l2".
+        eot, batch_norm: see `Attack`.
+    """
+
+    eps: float = 8 / 255
+    norm: Norm = "inf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_norm(self.norm)
+        if not 0 <= self.eps < float("inf"):
+            raise ValueError(f"eps must be a finite number of at least 0, not {self.eps}")
+
+
+class MinimumNormAttack(Attack):
+    """An attack that searches for the smallest perturbation; images for which it finds none come back unchanged.
+
+    What it finds lies on the decision boundary, where a stochastic model still says the right class on about half of
+    its draws: `overshoot` moves on.
+    """
+
+
+def overshoot(x: Tensor, found: Tensor, factor: float, eps: float = float("inf"), norm: Norm = "inf") -> Tensor:
+    """x + min(factor, ε/‖δ‖)·δ within [0, 1], δ = found − x: further along the same line, but within the budget ε."""
+    delta = found - x
+    scale = (eps / norms(delta, norm).clamp_min(1e-12)).clamp_max(factor)
+    return (x + per_row(scale, x) * delta).clamp_(0, 1)
+
+
+def check_input(x: Tensor, y: Tensor | None) -> int:
     """ValueError for images or labels that no attack can use; else the largest label, at the cost of one look at x."""
     if not x.is_floating_point():
         raise ValueError(f"images must be floating point in [0, 1], not {x.dtype}: divide by 255")

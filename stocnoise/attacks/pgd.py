@@ -7,23 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stocnoise.attacks.ball import Ball, Norm, check_norm, per_row
-from stocnoise.attacks.base import Attack, Target
+from stocnoise.attacks.ball import Ball, per_row
+from stocnoise.attacks.base import BallAttack, Target
 from stocnoise.attacks.losses import Loss, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
+class PGD(BallAttack):
     """Projected gradient descent: x ← Π(x + s·d(∇ mean_k L(f_k(x), y))), f_k the model with its k-th draw of noise.
 
     Π projects onto the ε-ball within [0, 1]; d(g) = sign(g) for L∞ and g/‖g‖₂ for L2. With momentum μ > 0 the direction
     is d(m), m ← μ·m + g/‖g‖₁. The last iterate is returned: choosing one by its label would keep lucky draws.
 
     Args:
-        eps: ε, in pixels of [0, 1].
         steps: iterations.
         step_size: s; default 2.5·ε/steps, so that any point of the ball can be reached.
-        norm: "inf" or "l2".
         random_start: begin at a random point of the ball instead of at x.
         momentum: μ.
         restarts: independent runs; per image the one with the highest mean loss over `eot` new draws is returned.
@@ -31,15 +29,13 @@ class PGD(Attack):
             ones; it saves time in training.
         loss: (logits (B, C), y) → (B,), to be maximised; `stocnoise.attacks.losses` holds the usual ones. Any y with
             one entry per image may be passed for it, such as clean logits for the KL divergence of TRADES.
-        eot, batch_norm: see `Attack`.
+        eps, norm, eot, batch_norm: see `BallAttack`.
 
     Source: Madry et al., ICLR 2018; EOT: Athalye et al., ICML 2018.
     """
 
-    eps: float = 8 / 255
     steps: int = 10
     step_size: float | None = None
-    norm: Norm = "inf"
     random_start: bool = True
     momentum: float = 0.0
     restarts: int = 1
@@ -48,9 +44,6 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_norm(self.norm)
-        if self.eps < 0:
-            raise ValueError(f"eps must be at least 0, not {self.eps}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, not {self.steps} and {self.restarts}")
         if self.momentum < 0:

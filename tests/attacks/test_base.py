@@ -130,7 +130,7 @@ def test_half_precision_models_are_broken_too(dtype):
 
 @pytest.mark.parametrize("y", [Y, None], ids=["labels", "predicted"])
 def test_under_autocast_the_training_step_keeps_its_gradients(y):
-    # Without labels the attack runs a forward under no_grad, whose half-precision weights autocast would keep.
+    # Without labels the attack runs a forward under no_grad, whose half-precision weights autocast must not keep.
     model = trained().train()
     with torch.autocast("cpu", torch.bfloat16):
         found = PGD(eps=0.2, steps=5)(model, X, y)

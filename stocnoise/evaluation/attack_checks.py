@@ -1,0 +1,173 @@
+"""Signs of false robustness that attacks show by comparison (Athalye et al. 2018, Carlini et al. 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from stocnoise.attacks import BIM, PGD, BallAttack, RandomNoise, Transfer
+from stocnoise.attacks.ball import Norm
+from stocnoise.attacks.frozen import frozen
+from stocnoise.attacks.losses import margin
+from stocnoise.controls import deterministic, stochastic_layers
+from stocnoise.evaluation.report import WORST, Entry
+from stocnoise.evaluation.scoring import Score, Successes, difference, score, successes
+from stocnoise.evaluation.trials import seed_all
+
+# A difference is reported if it exceeds this and its 95 % interval excludes zero.
+_ORDER = 0.02
+_CONVERGED = 0.05
+_NOISE_ALONE = 0.1
+_BREAKS = 0.95
+
+_BLACK_BOX = ("boundary", "boundary-raw", "hopskipjump", "transfer", "random")
+
+
+@dataclass
+class Trials:
+    """Attacks on the same few images, each scored on fresh draws."""
+
+    model: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+    draws: int
+    seed: int
+    tick: Callable[[str], None] = field(default=lambda label: None)
+
+    def __call__(self, label: str, attack: BallAttack, model: nn.Module | None = None) -> Successes:
+        """Successes of `attack` on `model`, scored on the same; default the evaluated model."""
+        self.tick(label)
+        subject = self.model if model is None else model
+        before, after = [], []
+        for index, (x, y) in enumerate(self.batches):
+            seed_all(self.seed, "check", label, index)
+            draws = self.draws if model is None else 1
+            before.append(score(subject, x, y, draws))
+            after.append(score(subject, attack(subject, x, y), y, draws))
+        return successes(Score.cat(before), Score.cat(after))
+
+
+def attack_warnings(
+    trials: Trials, *, eps: float, norm: Norm, steps: int, eot: int, stochastic: bool, source: nn.Module | None
+) -> Iterator[str]:
+    """Warnings from a dozen attacks at one ε, best one where about half of the images fall."""
+    pgd = PGD(eps=eps, norm=norm, steps=steps, eot=eot)
+    base = trials("pgd", pgd)
+    yield from _converged(trials, pgd, base, stochastic)
+    yield from _ordered(trials, pgd, base, source)
+    yield from _breaks(trials, pgd)
+    if stochastic:
+        yield from _not_noise_alone(trials, pgd, base)
+
+
+def _exceeds(first: Successes, second: Successes, tolerance: float) -> float | None:
+    """ASR of `first` minus that of `second` if it is more than `tolerance`, and more than chance."""
+    value, error = difference(first, second)
+    return value if value > tolerance and value - 1.96 * error > 0 else None
+
+
+def _converged(trials: Trials, pgd: PGD, base: Successes, stochastic: bool) -> Iterator[str]:
+    stronger = {
+        "twice the steps": dataclasses.replace(pgd, steps=2 * pgd.steps),
+        "two restarts": dataclasses.replace(pgd, restarts=2),
+        "the margin as loss": dataclasses.replace(pgd, loss=margin),
+    }
+    if stochastic:
+        stronger["twice the draws per gradient"] = dataclasses.replace(pgd, eot=2 * pgd.eot)
+    for label, attack in stronger.items():
+        if (gap := _exceeds(trials(label, attack), base, _CONVERGED)) is not None:
+            yield (
+                f"the attack has not converged: {label} raises the ASR of PGD at ε = {pgd.eps:.4g} by {100 * gap:.0f} "
+                "points. Use a stronger attack"
+            )
+
+
+def _ordered(trials: Trials, pgd: PGD, base: Successes, source: nn.Module | None) -> Iterator[str]:
+    one_step = trials("one step", BIM(eps=pgd.eps, norm=pgd.norm, steps=1, eot=pgd.eot))
+    if (gap := _exceeds(one_step, base, _ORDER)) is not None:
+        yield f"one step succeeds more often than {pgd.steps} of PGD, by {100 * gap:.0f} points: gradients mislead"
+    random = trials("random noise", RandomNoise(eps=pgd.eps, norm=pgd.norm))
+    if (gap := _exceeds(random, base, _ORDER)) is not None:
+        yield f"random noise of norm ε succeeds more often than PGD, by {100 * gap:.0f} points: gradients mislead"
+    elif random.rate.value > 0.05 and base.rate.low <= random.rate.value:
+        yield (
+            f"PGD at ε = {pgd.eps:.4g} succeeds no more often than random noise of the same norm "
+            f"({base.rate.value:.0%} and {random.rate.value:.0%}): its gradients carry nothing, or ε is too small"
+        )
+    if source is not None:
+        transfer = trials("transfer", Transfer(source=source, attack=pgd, eps=pgd.eps, norm=pgd.norm))
+        if (gap := _exceeds(transfer, base, _ORDER)) is not None:
+            yield (
+                f"images made on another model succeed more often than PGD on this one, by {100 * gap:.0f} points: its "
+                "gradients are masked"
+            )
+
+
+def _breaks(trials: Trials, pgd: PGD) -> Iterator[str]:
+    """With a ball that holds every image, nothing is left to be robust."""
+    x = trials.batches[0][0]
+    whole = 1.0 if pgd.norm == "inf" else float(x[0].numel()) ** 0.5
+    attack = dataclasses.replace(pgd, eps=whole)
+    found = [trials("unbounded", attack), trials("unbounded, margin", dataclasses.replace(attack, loss=margin))]
+    best = max(found, key=lambda each: each.rate.value).rate
+    if best.high < _BREAKS:
+        yield (
+            f"with ε = {whole:.3g}, which allows any image at all, PGD succeeds on {best.value:.0%} only: it should "
+            "on all. The attack does not work on this model, and its other figures are too low"
+        )
+
+
+def _not_noise_alone(trials: Trials, pgd: PGD, base: Successes) -> Iterator[str]:
+    """An attacker who knows the draw, or a model without noise, must not be much easier prey."""
+    plain = dataclasses.replace(pgd, eot=1)
+    x = trials.batches[0][0]
+    with frozen(trials.model, trials.seed, x) as classifier:
+        known = trials("frozen noise", plain, classifier)
+    yield from _noise_alone(known, base, "with its noise frozen to one draw that the attacker knows")
+    if any(True for _ in stochastic_layers(trials.model)):
+        with deterministic(trials.model):
+            off = trials("noise off", plain, trials.model)
+        yield from _noise_alone(off, base, "with its noise switched off")
+
+
+def _noise_alone(other: Successes, base: Successes, how: str) -> Iterator[str]:
+    if (gap := _exceeds(other, base, _NOISE_ALONE)) is not None:
+        yield (
+            f"{how}, the model falls {100 * gap:.0f} points more often ({other.rate.value:.0%}, not "
+            f"{base.rate.value:.0%}): that much of its robustness is randomness alone"
+        )
+    elif (gap := _exceeds(base, other, _NOISE_ALONE)) is not None and other.rate.value < 0.5:
+        yield (
+            f"{how}, the model resists PGD {100 * gap:.0f} points better than with fresh noise: its gradients are "
+            "masked"
+        )
+
+
+def entry_warnings(entries: Sequence[Entry]) -> Iterator[str]:
+    """Warnings from the report's own figures: ASR rises with ε, and no black-box attack beats every white-box one."""
+    by_attack: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.eps is not None:
+            by_attack.setdefault(entry.attack, []).append(entry)
+    for attack, found in by_attack.items():
+        found.sort(key=lambda entry: entry.eps or 0.0)
+        for weaker, stronger in itertools.pairwise(found):
+            if (gap := _exceeds(weaker.successes, stronger.successes, _ORDER)) is not None:
+                yield (
+                    f"{attack} succeeds {100 * gap:.0f} points less often at ε = {stronger.eps:.4g} than at "
+                    f"{weaker.eps:.4g}: a larger ball cannot be safer"
+                )
+    white = [entry for entry in entries if entry.gradients > 0 and entry.attack in by_attack]
+    for entry in entries:
+        rivals = [other for other in white if other.eps == entry.eps and other.attack not in (*_BLACK_BOX, WORST)]
+        if entry.attack not in _BLACK_BOX or entry.eps is None or not rivals:
+            continue
+        best = max(rivals, key=lambda other: other.asr.value)
+        if (gap := _exceeds(entry.successes, best.successes, _ORDER)) is not None:
+            yield (
+                f"{entry.attack} at ε = {entry.eps:.4g} succeeds {100 * gap:.0f} points more often than the best "
+                "attack with gradients: they are masked"
+            )

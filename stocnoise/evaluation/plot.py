@@ -1,0 +1,63 @@
+"""Curves of ASR against ε."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stocnoise.evaluation.report import WORST, Report
+from stocnoise.evaluation.scoring import Rate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(
+    curves: Sequence[tuple[str, list[tuple[float, Rate]]]],
+    norm: str,
+    title: str,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """A figure with one line per (label, points), error bars 95 %; with `path` also saved."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "stocnoise[examples]"') from error
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for label, points in curves:
+        if not points:
+            continue
+        eps = [point[0] for point in points]
+        values = [100 * rate.value for _, rate in points]
+        bars = [
+            [100 * (rate.value - rate.low) for _, rate in points],
+            [100 * (rate.high - rate.value) for _, rate in points],
+        ]
+        axes.errorbar(eps, values, yerr=bars, marker="o", markersize=4, capsize=3, label=label)
+    axes.set_xlabel(f"ε ({'L∞' if norm == 'inf' else 'L2'})")
+    axes.set_ylabel("attack success rate (%)")
+    axes.set_ylim(-2, 102)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def plot_asr(reports: Sequence[Report], attack: str = WORST, path: str | os.PathLike[str] | None = None) -> Figure:
+    """ASR against ε of several models in one picture, under one attack, by default the worst case over attacks.
+
+    Args:
+        reports: of `evaluate`, all of the same norm.
+        attack: a name that every report has.
+        path: save the picture there too.
+    """
+    norms = {report.settings["norm"] for report in reports}
+    if len(norms) != 1:
+        raise ValueError("plot_asr needs reports, all of the same norm")
+    return draw([(report.model, report.curve(attack)) for report in reports], norms.pop(), attack, path)

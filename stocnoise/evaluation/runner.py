@@ -1,0 +1,304 @@
+"""`evaluate`: every attack at every ε on every batch, and what looks wrong about the outcome."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stocnoise.attacks import Attack
+from stocnoise.attacks.ball import Norm, check_norm
+from stocnoise.attacks.base import attack_mode
+from stocnoise.attacks.decision import InconsistentAnswersError
+from stocnoise.attacks.frozen import is_stochastic
+from stocnoise.evaluation import assemble
+from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_warnings
+from stocnoise.evaluation.inputs import Counted, batches, image_sums, pixel_model, processes
+from stocnoise.evaluation.model_checks import model_warnings
+from stocnoise.evaluation.report import Report
+from stocnoise.evaluation.scoring import score
+from stocnoise.evaluation.trials import Job, named_jobs, run_job, seed_all
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def evaluate(
+    model: nn.Module,
+    data: Iterable[Any],
+    attacks: str | Attack | Sequence[str | Attack] = ("bim", "pgd", "mim", "cw"),
+    eps: float | Sequence[float] = (2 / 255, 4 / 255, 8 / 255, 16 / 255),
+    *,
+    eot: int = 16,
+    steps: int = 20,
+    draws: int = 32,
+    norm: Norm = "inf",
+    transfer_from: nn.Module | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    max_images: int | None = None,
+    checks: bool = True,
+    check_images: int = 128,
+    seed: int = 0,
+    progress: bool = True,
+    name: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Attack a classifier, stochastic or not, and report how often it gives way.
+
+    Each attack's images are scored on `draws` fresh draws of the noise; what an attack believes it achieved is not
+    used. A model that answers the same each time is attacked with eot = 1 and scored once. Minimum-norm attacks (CW,
+    Boundary, HopSkipJump) run once; what they find is pushed 1.5 times as far, since on the boundary itself a
+    stochastic model is right half of the time, and for each ε it is cut to length ε in `norm`.
+
+    The model runs in eval mode with its noise on, under an autocast of the caller's if there is one, and is left as it
+    was; so is PyTorch's random state. With several processes (`accelerate launch`, `torchrun`) each takes its share of
+    the batches and all return the same report: give every process the same plain loader and its own copy of the model.
+
+    Args:
+        model: returns class logits (B, C).
+        data: batches (images in [0, 1], labels): a DataLoader, a list or a generator, gone through once.
+        attacks: names (`stocnoise.attacks.registry.NAMES`) or attack objects, whose own settings are kept but for ε.
+            "boundary" also runs as "boundary-raw", on a model with noise.
+        eps: one ε or several, in pixels of [0, 1].
+        eot: draws per gradient of the named attacks.
+        steps: gradients of `eot` draws that a named attack in a ball takes per image.
+        draws: passes over each image and its adversarial versions when they are scored.
+        norm: of ε: "inf" or "l2".
+        transfer_from: the teacher or any other model; adds the attack "transfer".
+        mean, std: per channel, if the models expect normalised images; see `normalized`.
+        max_images: stop after so many.
+        checks: look for signs of false robustness, on the first `check_images` images; failures are `report.warnings`.
+        seed: of everything random; the same seed gives the same report on the same machine and number of processes.
+        progress: show a bar.
+        name: of the model in the report; default its class.
+        path: write the report there as JSON after every batch.
+
+    On Ctrl-C the report of the batches done so far is returned, with a warning in it.
+
+    Raises:
+        ValueError: images outside [0, 1], labels out of range, an unknown attack, or a model that gives no logits.
+        ImportError: an attack needs a library that is not installed.
+    """
+    from tqdm import tqdm
+
+    check_norm(norm)
+    for label, value in (("eot", eot), ("steps", steps), ("draws", draws), ("check_images", check_images)):
+        if value < 1:
+            raise ValueError(f"{label} must be at least 1, not {value}")
+    if max_images is not None and max_images < 1:
+        raise ValueError(f"max_images must be at least 1, not {max_images}")
+    wanted = [attacks] if isinstance(attacks, (str, Attack)) else list(attacks)
+    if transfer_from is not None and "transfer" not in wanted:
+        wanted.append("transfer")
+    if not wanted:
+        raise ValueError("no attack was asked for")
+    run = _Run(
+        model=Counted(pixel_model(model, mean, std)),
+        source=None if transfer_from is None else pixel_model(transfer_from, mean, std),
+        wanted=wanted,
+        eps=_epsilons(eps),
+        norm=norm,
+        steps=steps,
+        eot=eot,
+        draws=draws,
+        seed=seed,
+        name=name or type(pixel_model(model, None, None)).__name__,
+    )
+    run.jobs_for(stochastic=True)  # what cannot run is said before anything is computed
+    if model.training:
+        run.warnings.append(
+            "the model was in training mode and was evaluated in eval mode: call model.eval() to say so"
+        )
+    rank, world = processes(data)
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with (
+        torch.random.fork_rng(cuda),
+        attack_mode(run.model),
+        tqdm(disable=not progress or rank != 0, unit="attack", desc="evaluate") as bar,
+    ):
+        torch.manual_seed(seed)
+        try:
+            for index, (x, y) in enumerate(batches(data, max_images, run.device)):
+                if index == 0:
+                    run.begin(x)
+                    bar.total = run.total(data, len(x), max_images, world)
+                if checks and rank == 0:
+                    run.keep(x, y, check_images)
+                if index % world == rank:
+                    run.batch(index, x, y, bar)
+                    if path is not None and rank == 0:
+                        run.report().save(path)
+            if checks and rank == 0 and run.results:
+                run.check(bar)
+        except KeyboardInterrupt:
+            if not run.results:
+                raise
+            run.warnings.append(
+                f"interrupted: the figures are of the first {run.images} images, and the checks are not complete"
+            )
+            return run.report()
+    if world > 1:
+        run.gather(world)
+    if not run.results:
+        raise ValueError("the data gave no batch")
+    report = run.report()
+    if path is not None and rank == 0:
+        report.save(path)
+    return report
+
+
+def _epsilons(eps: float | Sequence[float]) -> list[float]:
+    values = sorted({float(eps)} if isinstance(eps, (int, float)) else {float(value) for value in eps})
+    if not values or not all(0 < value < math.inf for value in values):
+        raise ValueError(f"eps must be positive numbers in pixels of [0, 1], not {eps}")
+    return values
+
+
+@dataclass
+class _Run:
+    """The state of one evaluation: settings, and what has been found so far."""
+
+    model: Counted
+    source: nn.Module | None
+    wanted: list[str | Attack]
+    eps: list[float]
+    norm: Norm
+    steps: int
+    eot: int
+    draws: int
+    seed: int
+    name: str
+    stochastic: bool = True
+    jobs: list[Job] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    results: dict[int, assemble.BatchResult] = field(default_factory=dict)
+    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        first = next(self.model.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def images(self) -> int:
+        return sum(len(result.clean.averaged) for result in self.results.values())
+
+    def jobs_for(self, stochastic: bool) -> list[Job]:
+        return named_jobs(
+            self.wanted,
+            norm=self.norm,
+            steps=self.steps,
+            eot=self.eot if stochastic else 1,
+            source=self.source,
+            stochastic=stochastic,
+        )
+
+    def begin(self, x: Tensor) -> None:
+        """Learn from the first images whether the model is stochastic, and settle on the budgets."""
+        self.stochastic = is_stochastic(self.model, x[:16])
+        if not self.stochastic:
+            self.eot = self.draws = 1
+        self.jobs = self.jobs_for(self.stochastic)
+
+    def total(self, data: Iterable[Any], batch_size: int, max_images: int | None, world: int) -> int | None:
+        """Steps of the progress bar, if the data says how many batches there are."""
+        if not isinstance(data, Sized):
+            return None
+        count = len(data) if max_images is None else min(len(data), -(-max_images // batch_size))
+        return -(-count // world) * len(self.jobs)
+
+    def keep(self, x: Tensor, y: Tensor, count: int) -> None:
+        """Put the first images aside for the checks."""
+        missing = count - sum(len(images) for images, _ in self.kept)
+        if missing > 0:
+            self.kept.append((x[:missing], y[:missing]))
+
+    def batch(self, index: int, x: Tensor, y: Tensor, bar: tqdm[Any]) -> None:
+        seed_all(self.seed, index, "clean")
+        result = assemble.BatchResult(score(self.model, x, y, self.draws), {}, image_sums(x, y))
+        for job in list(self.jobs):
+            bar.set_postfix_str(job.label)
+            try:
+                result.tallies |= run_job(
+                    self.model, job, x, y, self.eps, self.norm, self.draws, f"{self.seed}/{index}"
+                )
+            except InconsistentAnswersError as error:
+                self.jobs.remove(job)
+                self.warnings.append(f"{job.label} was left out: {error}")
+            bar.update()
+        self.results[index] = result
+
+    def check(self, bar: tqdm[Any]) -> None:
+        """Look for signs of false robustness on the images put aside."""
+        x, y = self.kept[0]
+        seed_all(self.seed, "checks")
+        found = list(model_warnings(self.model, x[:64], y[:64], self.eot, self.stochastic))
+
+        def show(label: str) -> None:
+            bar.set_postfix_str(f"checking: {label}")
+
+        trials = Trials(self.model, self.kept, self.draws, self.seed, tick=show)
+        found += attack_warnings(
+            trials,
+            eps=self._telling_eps(),
+            norm=self.norm,
+            steps=self.steps,
+            eot=self.eot,
+            stochastic=self.stochastic,
+            source=self.source,
+        )
+        self.warnings += found
+
+    def _telling_eps(self) -> float:
+        """The ε at which about half of the images fall: there a difference shows best."""
+        ordered = [self.results[index] for index in sorted(self.results)]
+        clean, tallies = assemble.merged(ordered)
+        found = [
+            entry
+            for entry in assemble.entries(clean, tallies, self.jobs, self.eps)
+            if entry.eps is not None and entry.gradients > 0
+        ]
+        if not found:
+            return self.eps[len(self.eps) // 2]
+        nearest = min(found, key=lambda entry: abs(entry.asr.value - 0.5) if entry.asr.value == entry.asr.value else 1)
+        return nearest.eps or self.eps[0]
+
+    def gather(self, world: int) -> None:
+        """Give every process the results and warnings of all."""
+        everyone: list[Any] = [None] * world
+        torch.distributed.all_gather_object(everyone, (self.results, self.warnings, self.stochastic, self.eot))
+        self.results = {index: result for results, *_ in everyone for index, result in results.items()}
+        self.warnings = list(dict.fromkeys(warning for _, warnings, *_ in everyone for warning in warnings))
+
+    def report(self) -> Report:
+        ordered = [self.results[index] for index in sorted(self.results)]
+        clean, tallies = assemble.merged(ordered)
+        entries = assemble.entries(clean, tallies, self.jobs, self.eps)
+        warnings = self.warnings + [
+            f"{key[0]} left the ball or [0, 1] by {tally.excess:.2g} at ε = {key[1]}: its figures do not count"
+            for key, tally in tallies.items()
+            if tally.excess > 1e-4
+        ]
+        return Report(
+            self.name,
+            assemble.clean_figures(clean),
+            entries,
+            warnings + list(entry_warnings(entries)),
+            assemble.settings(
+                ordered,
+                self.device,
+                norm=self.norm,
+                eps=self.eps,
+                steps=self.steps,
+                eot=self.eot,
+                draws=self.draws,
+                seed=self.seed,
+                stochastic=self.stochastic,
+            ),
+        )
