@@ -79,6 +79,7 @@ class History(Sequence[Epoch]):
             The matplotlib figure.
         """
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         accuracy, gamma, sigma = figure.subplots(1, 3)
@@ -101,6 +102,8 @@ class History(Sequence[Epoch]):
         if layers:
             sigma.legend()
         sigma.set(xlabel="epoch", ylabel="σ of each layer (channel mean)")
+        for axes in figure.axes:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

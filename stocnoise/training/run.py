@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +15,7 @@ from torch.utils.data import DataLoader
 from stocnoise.attacks import PGD, Attack
 from stocnoise.controls import stochastic_layers
 from stocnoise.errors import CheckpointError
+from stocnoise.training.borrowed import accelerator_for, modes_kept
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.checkpoints import Checkpoints
 from stocnoise.training.gamma import GammaSchedule
@@ -26,6 +24,7 @@ from stocnoise.training.objectives import AttackTarget, Criterion, Objective, ch
 from stocnoise.training.optim import OptimizerChoice, SchedulerChoice, make_optimizer, make_scheduler
 from stocnoise.training.states import is_sharded
 from stocnoise.training.trainer import Trainer
+from stocnoise.training.wording import in_words
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -113,12 +112,18 @@ def finetune(
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
     """
+    if isinstance(student, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"the student is wrapped in {type(student).__name__}: pass its .module, finetune wraps it itself"
+        )
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
     if checkpoint_dir is None and (resume or checkpoint_every is not None):
         raise ValueError("resume and checkpoint_every need a checkpoint_dir")
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1 step, not {checkpoint_every}")
+    if accelerator is not None and (precision is not None or accumulate != 1 or log_with is not None):
+        raise ValueError("precision, accumulate and log_with are settings of your accelerator: give them to it")
     check_attack_target(attack_target)
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
@@ -130,7 +135,7 @@ def finetune(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     tracked = {} if log_with is None else {"log_with": log_with, "project_dir": str(checkpoint_dir or "runs")}
 
-    with _accelerator(accelerator, precision, accumulate, tracked) as prepared, _modes_kept(student):
+    with accelerator_for(accelerator, precision, accumulate, tracked) as prepared, modes_kept(student):
         student.to(prepared.device)
         if channels_last:
             student.to(memory_format=torch.channels_last)
@@ -139,8 +144,6 @@ def finetune(
         model, own_optimizer, loader = prepared.prepare(student, own_optimizer, train_loader)
         if averaged is not None and is_sharded(model):
             raise ValueError("ema needs whole weights on every process: it does not work with FSDP")
-        if compile:
-            student.compile()
         batches = len(loader)
         if not isinstance(loader, DataLoader) and (
             prepared.num_processes > 1 or prepared.gradient_accumulation_steps > 1
@@ -173,8 +176,8 @@ def finetune(
             seed=seed,
             settings={
                 "epochs": epochs,
-                "objective": describe(chosen),
-                "attack": describe(attack),
+                "objective": in_words(chosen),
+                "attack": in_words(attack),
                 "attack_target": attack_target,
                 "gamma": repr(schedule),
                 "seed": seed,
@@ -186,13 +189,15 @@ def finetune(
                 "lr": lr if optimizer is None else None,
                 "weight_decay": weight_decay if optimizer is None else None,
                 "max_grad_norm": max_grad_norm,
-                "criterion": describe(criterion),
+                "criterion": in_words(criterion),
                 "ema": ema,
                 "callbacks": [type(callback).__name__ for callback in every_callback],
             },
             progress=progress,
         )
         try:
+            if compile:
+                student.compile()
             trainer.train(resume)
         finally:
             if compile:
@@ -263,58 +268,3 @@ def _averaged(student: nn.Module, decay: float | None) -> Any:
 
 def _bare(optimizer: Any) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
-
-
-@contextmanager
-def _accelerator(
-    given: Accelerator | None, precision: str | None, accumulate: int, tracked: dict[str, Any]
-) -> Iterator[Accelerator]:
-    """The caller's Accelerator, or one for this run that leaves nothing behind.
-
-    Accelerate keeps its state for the process: without the reset a second run could not use another precision.
-    """
-    if given is not None:
-        yield given
-        return
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    fresh = not AcceleratorState._shared_state
-    # Told nothing, Accelerate sees a single process under torchrun on a machine without a GPU.
-    cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=cpu, **tracked)
-    try:
-        yield accelerator
-    finally:
-        accelerator.free_memory()
-        if fresh:
-            AcceleratorState._reset_state()
-
-
-@contextmanager
-def _modes_kept(student: nn.Module) -> Iterator[None]:
-    """Put back every module's mode, and the forward that Accelerate wraps for mixed precision."""
-    modes = [(module, module.training) for module in student.modules()]
-    forward = student.__dict__.get("forward")
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        student.__dict__.pop("_original_forward", None)
-        student.__dict__.pop("forward", None)
-        if forward is not None:
-            student.__dict__["forward"] = forward
-
-
-def describe(value: Any) -> str:
-    """`value` in words that are the same in every process: functions by name, dataclasses by their fields."""
-    if isinstance(value, functools.partial):
-        arguments = [*map(describe, value.args), *(f"{name}={describe(v)}" for name, v in value.keywords.items())]
-        return f"{describe(value.func)}({', '.join(arguments)})"
-    if is_dataclass(value) and not isinstance(value, type):
-        settings = ", ".join(f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value))
-        return f"{type(value).__name__}({settings})"
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value) if type(value).__repr__ is not object.__repr__ else type(value).__qualname__

@@ -197,7 +197,8 @@ class Trainer:
         if self.val_loader is None:
             return None, None
         right, robust, seen = 0, 0, 0
-        for batch in self.val_loader:
+        rank, device = self.accelerator.process_index, self.accelerator.device
+        for batch in Batches(self.val_loader, self.seed, self.run.epoch, rank, device):
             x, y = self._images_and_labels(batch)
             adversarial = self.val_attack(self.model, x, y)
             with attack_mode(self.student), torch.no_grad():

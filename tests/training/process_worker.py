@@ -21,9 +21,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 import stocnoise
-from stocnoise import CheckpointError, StocReLUEMA, stochastic_layers
+from stocnoise import CheckpointError, NonFiniteError, StocReLUEMA, stochastic_layers
 from stocnoise.distributed import one_message
 from stocnoise.training import checkpoints
 from stocnoise.training.states import get_states, set_states
@@ -168,6 +169,23 @@ def failures_reach_every_rank(folder: Path, rank: int) -> dict[str, bool]:
     return {"a full disk is an error everywhere": all(gather_object([raised]))}
 
 
+def nan_stops_every_rank(folder: Path, rank: int) -> dict[str, bool]:
+    x, y = tiny.data(8).tensors
+    x[3] = torch.nan  # one rank's image
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    try:
+        tiny.finetune(tiny.student(), loader, objective="clean")
+    except NonFiniteError as error:
+        said = str(error)
+    else:
+        said = ""
+    origins = gather_object([said])
+    return {
+        "NaN on one rank stops all": all("it began in" in origin for origin in origins),
+        "NaN: one rank names the images": sum("the images themselves" in origin for origin in origins) == 1,
+    }
+
+
 def sharded(folder: Path, rank: int) -> dict[str, bool]:
     """FSDP2 keeps names, buffers and σ, and its whole state loads into a bare student."""
     bare = without_batch_norm(gamma=0.5)
@@ -182,7 +200,11 @@ def sharded(folder: Path, rank: int) -> dict[str, bool]:
         optimizer.step()
         optimizer.zero_grad()
     names = [name for name, _ in stochastic_layers(model)]
+    attack, labels = stocnoise.BIM(eps=0.1, steps=3), torch.zeros(len(halves()[rank]), dtype=torch.long)
+    with stocnoise.deterministic(model):
+        attacked = attack(model, halves()[rank], labels)
     state, optimizer_state = get_states(model, optimizer)
+    whole_sigmas = sigmas(model)
     results = {
         "sharded: names stay": names == [name for name, _ in stochastic_layers(bare)],
         "sharded: sigma alike": agree(sigmas(model)) and bool(sigmas(model).all()),
@@ -192,9 +214,13 @@ def sharded(folder: Path, rank: int) -> dict[str, bool]:
     if rank == 0:
         checkpoints.write(folder / "sharded.safetensors", {"model": state, "optimizer": optimizer_state})
     dist.barrier()
+    model(attacked).sum().backward()  # training goes on after an attack
     read = checkpoints.read(folder / "sharded.safetensors")
     bare.load_state_dict(read["model"])
-    results["sharded: whole state loads into a bare student"] = torch.equal(sigmas(bare), sigmas(model))
+    results["sharded: whole state loads into a bare student"] = torch.equal(sigmas(bare), whole_sigmas)
+    with stocnoise.deterministic(bare):
+        expected = attack(bare, halves()[rank], labels)
+    results["sharded: attacked as if whole"] = torch.allclose(attacked, expected)
 
     again = fully_shard(without_batch_norm(gamma=0.1))
     new_optimizer = torch.optim.SGD(again.parameters(), lr=0.5, momentum=0.9)
@@ -217,6 +243,7 @@ CHECKS: list[Callable[[Path, int], dict[str, bool]]] = [
     a_run,
     resumes,
     failures_reach_every_rank,
+    nan_stops_every_rank,
     sharded,
 ]
 

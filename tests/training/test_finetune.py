@@ -278,3 +278,54 @@ def test_the_newest_checkpoint_is_the_end_of_the_run(tmp_path: Path) -> None:
     model = tiny.student()
     tiny.finetune(model, checkpoint_dir=tmp_path)
     assert tiny.same(read(Checkpoints(tmp_path).paths()[-1])["model"], model.state_dict())
+
+
+def test_a_wrapped_student_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pass its \.module"):
+        tiny.finetune(nn.DataParallel(tiny.student()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_on_a_gpu_resumes(tmp_path: Path, precision: str) -> None:
+    class Interrupt(Callback):
+        def __init__(self, step: int | None) -> None:
+            self.step = step
+
+        def on_step_end(self, run: stocnoise.training.Run) -> None:
+            if run.step == self.step:
+                raise KeyboardInterrupt
+
+    def run(name: str, step: int | None) -> nn.Module:
+        model = tiny.student()
+        settings: dict[str, Any] = {"checkpoint_every": 1, "resume": True, "callbacks": [Interrupt(step)]}
+        tiny.finetune(model, checkpoint_dir=tmp_path / name, precision=precision, channels_last=True, **settings)
+        return model
+
+    whole = run("whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", 4)
+    resumed = run("stopped", None)
+    assert next(resumed.parameters()).is_cuda
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_runs_on_an_accelerator_of_ones_own() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
+    try:
+        steps = []
+
+        class Count(Callback):
+            def on_step_end(self, run: stocnoise.training.Run) -> None:
+                steps.append(run.step)
+
+        tiny.finetune(tiny.student(), accelerator=accelerator, callbacks=[Count()])
+        assert steps == [1, 2]  # one an epoch: three batches each
+        with pytest.raises(ValueError, match="settings of your accelerator"):
+            tiny.finetune(tiny.student(), accelerator=accelerator, accumulate=2)
+    finally:
+        AcceleratorState._reset_state()

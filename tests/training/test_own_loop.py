@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +51,19 @@ def test_plain_pytorch() -> None:
     assert [layer.num_batches_tracked.item() for _, layer in stochastic_layers(student)] == [batches + 3] * 2
     x, y = tiny.data(200, seed=5).tensors
     assert (student.eval()(x).argmax(1) == y).float().mean() > 0.9
+
+
+@pytest.mark.slow
+def test_the_example_runs() -> None:
+    pytest.importorskip("sklearn")
+    example = Path(__file__).parents[2] / "examples" / "own_loop.py"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(example), "--epochs", "1"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "epoch 1/1" in done.stdout
+    assert "student: accuracy" in done.stdout
+    assert done.stderr == ""
 
 
 class EpochHooks:

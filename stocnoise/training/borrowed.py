@@ -1,0 +1,55 @@
+"""What a run borrows and gives back: Accelerate's state of the process, the student's modes and forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@contextmanager
+def accelerator_for(
+    given: Accelerator | None, precision: str | None, accumulate: int, tracked: dict[str, Any]
+) -> Iterator[Accelerator]:
+    """The caller's Accelerator, or one for this run that leaves nothing behind.
+
+    Accelerate keeps its state for the process: without the reset a second run could not use another precision.
+    """
+    if given is not None:
+        yield given
+        return
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    fresh = not AcceleratorState._shared_state
+    # Told nothing, Accelerate sees a single process under torchrun on a machine without a GPU.
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=cpu, **tracked)
+    try:
+        yield accelerator
+    finally:
+        accelerator.free_memory()
+        if fresh:
+            AcceleratorState._reset_state()
+
+
+@contextmanager
+def modes_kept(student: nn.Module) -> Iterator[None]:
+    """Put back every module's mode, and the forward that Accelerate wraps for mixed precision."""
+    modes = [(module, module.training) for module in student.modules()]
+    forward = student.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        student.__dict__.pop("_original_forward", None)
+        student.__dict__.pop("forward", None)
+        if forward is not None:
+            student.__dict__["forward"] = forward
