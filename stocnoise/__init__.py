@@ -2,7 +2,7 @@
 
 from stocnoise import functional
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
-from stocnoise.conversion import Site, convert, find_sites, register_activation, revert
+from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
     AlreadyConvertedError,
     ConversionError,
@@ -15,6 +15,7 @@ from stocnoise.errors import (
     UnsupportedActivationError,
     WrappedModelError,
 )
+from stocnoise.files import load, save
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -47,6 +48,7 @@ __all__ = [
     "StocSiLUEMA",
     "StochasticActivation",
     "StocnoiseError",
+    "Summary",
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
@@ -57,8 +59,11 @@ __all__ = [
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "load",
     "register_activation",
     "revert",
+    "save",
     "set_gamma",
     "stochastic_layers",
+    "summary",
 ]

@@ -92,13 +92,10 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
     if x.numel() == 0:
         return torch.zeros(3, channels, device=x.device)
     count = x.numel() // channels
-    # ATen's batch-norm statistics use every thread; x.std is four times slower. Over an innermost channel they round
-    # the mean to float32, which spoils the variance at |mean| ≫ std: there a pivot is subtracted first.
-    pivot = x.select(channel_dim, 0).new_zeros(channels, dtype=scratch.dtype)
-    innermost = x.stride(channel_dim) == 1 and channels > 1
-    if x.dtype != scratch.dtype or innermost:
-        pivot = x.movedim(channel_dim, -1).reshape(-1, channels)[0].to(scratch.dtype)
-        x = torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch)
+    # ATen's batch-norm statistics use every thread (x.std is four times slower), but round the mean to float32, which
+    # spoils the variance at |mean| ≫ std: so they are taken about a pivot, the first element of each channel.
+    pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(scratch.dtype)
+    x = torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch)
     x = x.movedim(channel_dim, 1) if x.dim() > 1 else x.view(1, -1)
     if x.stride(1) == 1:
         x = x.movedim(1, -1).reshape(-1, channels)

@@ -33,7 +33,10 @@ class Conversion:
     layers: tuple[tuple[str, Site], ...]
     """The path of each stochastic layer, and its site."""
     left: tuple[LeftAlone, ...]
-    settings: Mapping[str, Any]
+    layer: str
+    """The class of the layers that stand at ReLU sites."""
+    example: Any
+    """The example input as JSON (`Example.describe`)."""
 
 
 def convert(
@@ -75,7 +78,7 @@ def convert(
         ConversionError: one of its subclasses says why; the model is then unchanged.
     """
     model = unwrap_compiled(model)
-    example = Example(model, example_input)
+    example = example_input if isinstance(example_input, Example) else Example(model, example_input)
     plan = _plan(model, example, include, exclude)
     if not plan.placements:
         raise NothingConvertedError(_nothing(plan))
@@ -88,7 +91,8 @@ def convert(
     student._stocnoise_conversion = Conversion(  # type: ignore[assignment]
         tuple((placement.path, placement.site) for placement in plan.placements),
         tuple(plan.left),
-        {"layer": layer.__name__, "alpha": alpha, "gamma": gamma},
+        layer.__name__,
+        example.describe(),
     )
     try:
         audit(student, example, plan)

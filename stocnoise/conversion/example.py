@@ -33,6 +33,21 @@ class Example:
         """The arguments with every tensor in them changed."""
         return tree_map(lambda v: change(v) if isinstance(v, Tensor) else v, (self.args, dict(self.kwargs)))
 
+    def describe(self) -> Any:
+        """Shapes, dtypes and plain values as JSON, for `Example.recall`; None if the arguments hold anything else."""
+        try:
+            return _encode([list(self.args), dict(self.kwargs)])
+        except TypeError:
+            return None
+
+    @staticmethod
+    def recall(model: nn.Module, description: Any) -> Example:
+        """The example that `describe` described, on the device of `model`."""
+        args, kwargs = _decode(description, _device(model))
+        example = Example(model, tuple(args))
+        example.kwargs = kwargs
+        return example
+
     def advice(self) -> str:
         if self.given:
             return "check example_input: it must be what the model is called with, in training mode too"
@@ -43,6 +58,31 @@ def _default(model: nn.Module) -> Tensor:
     config = getattr(model, "pretrained_cfg", None) or {}
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
     dtype = parameter.dtype if parameter is not None else torch.float32
-    return torch.zeros(2, *(size or _DEFAULT_SIZE), device=device, dtype=dtype)
+    return torch.zeros(2, *(size or _DEFAULT_SIZE), device=_device(model), dtype=dtype)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode(item) for key, item in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(type(value).__name__)
+
+
+def _decode(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, device) for item in value]
+    if isinstance(value, dict) and "dict" in value:
+        return {key: _decode(item, device) for key, item in value["dict"].items()}
+    if isinstance(value, dict):
+        return torch.zeros(value["shape"], dtype=getattr(torch, value["dtype"]), device=device)
+    return value

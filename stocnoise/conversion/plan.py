@@ -130,6 +130,7 @@ class _Planner:
                 f"these activations cannot be converted; change the code, or exclude them by name:\n{listing}"
             )
         self._leave_the_rest()
+        self._leave_uncalled({call.module for call in calls})
         self.result.placements.sort(key=lambda placement: self.first[placement.path])
         return self.result
 
@@ -262,6 +263,14 @@ class _Planner:
     def _leave_the_rest(self) -> None:
         for name, module, reason in itertools.chain.from_iterable(record.left for record in self.records):
             self._leave(self.paths.get(module, "") if module is not None else "", name, reason)
+
+    def _leave_uncalled(self, called: set[nn.Module | None]) -> None:
+        left = {module for record in self.records for _, module, _ in record.left}
+        for module, path in self.paths.items():
+            kind = type(module)
+            is_activation = kind.__module__ == nn.ReLU.__module__ and is_plain_leaf(module)
+            if is_activation and module not in called and module not in left:
+                self._leave(path, kind.__name__.lower(), "never called with this example input")
 
     def _leave(self, name: str, activation: str, reason: str) -> None:
         left = LeftAlone(name, activation, reason)

@@ -1,0 +1,1 @@
+"""Programs that print figures. Speeds are compared within one run: machines are noisy."""

@@ -1,0 +1,115 @@
+"""What was converted, with what noise, and what was left alone: a table to print, data to test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from stocnoise.controls import stochastic_layers
+from stocnoise.conversion.convert import Conversion
+from stocnoise.conversion.plan import LeftAlone, Site
+from stocnoise.conversion.refuse import unwrap_compiled
+from stocnoise.layers import StochasticActivation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stochastic layer. `kind` and `site` are empty for a layer that `convert` did not make."""
+
+    layer: str
+    kind: str
+    site: str
+    activation: str
+    channels: int
+    channel_dim: int
+    gamma: float
+    sigma: float
+    """Mean of σ over the channels."""
+    batches: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`print(summary)` is a table; `rows` and `left` are what stands in it."""
+
+    model: str
+    rows: tuple[Row, ...]
+    left: tuple[LeftAlone, ...]
+
+    def __str__(self) -> str:
+        kinds = [f"{sum(row.kind == kind for row in self.rows)} {kind}" for kind in _kinds(self.rows)]
+        title = f"{self.model}: {len(self.rows)} stochastic layers" + (f" ({', '.join(kinds)})" if kinds else "")
+        header = ("layer", "kind", "activation", "C", "dim", "γ", "mean σ", "batches")
+        lines = [
+            (
+                row.layer or "(root)",
+                row.kind,
+                row.activation,
+                str(row.channels),
+                str(row.channel_dim),
+                f"{row.gamma:.3g}",
+                f"{row.sigma:.3g}",
+                str(row.batches),
+            )
+            for row in self.rows
+        ]
+        return "\n".join([title, "", table(header, lines, right=3), *_left_lines(self.left)])
+
+
+def summary(model: nn.Module) -> Summary:
+    """The stochastic layers of `model` with their sites, activations, γ and σ, and what was left alone and why."""
+    model = unwrap_compiled(model)
+    conversion: Conversion | None = getattr(model, "_stocnoise_conversion", None)
+    sites = dict(conversion.layers) if conversion else {}
+    layers = dict(stochastic_layers(model))
+    order = [path for path in sites if path in layers] + [path for path in layers if path not in sites]
+    rows = tuple(_row(path, layers[path], sites.get(path)) for path in order)
+    return Summary(type(model).__name__, rows, conversion.left if conversion else ())
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]], right: int) -> str:
+    """Columns of text under a header; those from number `right` on are flushed right."""
+    cells = [header, *lines]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    rule = "  ".join("─" * width for width in widths)
+    text = [
+        "  ".join(
+            cell.rjust(width) if column >= right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def _row(path: str, layer: StochasticActivation, site: Site | None) -> Row:
+    return Row(
+        layer=path,
+        kind=site.kind if site else "",
+        site=site.name if site else "",
+        activation=site.activation if site else str(layer.activation),
+        channels=layer.num_channels,
+        channel_dim=layer.channel_dim,
+        gamma=layer.gamma.item(),
+        sigma=layer.sigma.mean().item(),
+        batches=int(layer.num_batches_tracked.item()),
+    )
+
+
+def _kinds(rows: Iterable[Row]) -> list[str]:
+    return sorted({row.kind for row in rows if row.kind})
+
+
+def _left_lines(left: Sequence[LeftAlone]) -> list[str]:
+    if not left:
+        return []
+    groups: dict[tuple[str, str], list[str]] = {}
+    for item in left:
+        groups.setdefault((item.activation, item.reason), []).append(item.name or "(root)")
+    lines = ["", "left alone:"]
+    for (activation, reason), names in groups.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines.append(f"  {len(names)} × {activation} ({reason}): {shown}")
+    return lines

@@ -1,0 +1,212 @@
+"""`save` and `load`: a student in one safetensors file. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stocnoise import layers as _layers
+from stocnoise.controls import stochastic_layers
+from stocnoise.conversion import conversion_of, convert
+from stocnoise.conversion.example import Example
+from stocnoise.errors import ConversionError, FileFormatError
+from stocnoise.layers import StochasticActivation
+
+_VERSION = 1
+_KEY = "stocnoise"
+
+
+def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a student: all of its state, and how it was converted.
+
+    The file is safetensors; its metadata hold one JSON object: version, class of the model, layers with site, noise, α
+    and γ, the example's shapes, a checksum. It is written beside `path` and then moved there, so that a reader never
+    sees half of it.
+
+    Raises:
+        ValueError: `student` was not made by `convert`, or its state holds something other than tensors.
+    """
+    from safetensors.torch import save as to_bytes
+
+    conversion = conversion_of(student)
+    student = getattr(student, "_orig_mod", student)
+    state = student.state_dict()
+    foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise ValueError(f"the state of this model holds more than tensors, which is not saved: {', '.join(foreign)}")
+    tensors, aliases = _without_aliases(state)
+    found = dict(stochastic_layers(student))
+    about = {
+        "version": _VERSION,
+        "class": _class_name(student),
+        "layer": conversion.layer,
+        "example": conversion.example,
+        "layers": [
+            {
+                "path": path,
+                "site": site.name,
+                "kind": site.kind,
+                "activation": site.activation,
+                "channels": site.channels,
+                "class": type(found[path]).__name__,
+                "alpha": found[path].alpha,
+                "gamma": found[path].gamma.item(),
+            }
+            for path, site in conversion.layers
+        ],
+        "aliases": aliases,
+    }
+    about["checksum"] = _checksum(about, tensors)
+    with atomic_write(path) as file:
+        file.write(to_bytes(tensors, {_KEY: json.dumps(about)}))
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    example_input: Any = None,
+    *,
+    layer: type[StochasticActivation] | None = None,
+) -> nn.Module:
+    """The student in `path`, built on a copy of `model`, which stays as it is.
+
+    Args:
+        path: a file written by `save`.
+        model: a deterministic model of the class and configuration that was converted; its weights do not matter.
+        example_input: as in `convert`; needed only where the one used then could not be noted in the file.
+        layer: the noise, if it is a class of your own.
+
+    Raises:
+        FileFormatError: the file is truncated, altered, of a newer version or not a student, or of another model.
+        FileNotFoundError: there is no such file.
+    """
+    about, tensors = _read(Path(path))
+    if example_input is None and about["example"] is not None:
+        example_input = Example.recall(model, about["example"])
+    names = {entry["site"] for entry in about["layers"]}
+    try:
+        student = convert(
+            model,
+            example_input,
+            include=lambda name, module: name in names,
+            layer=layer or _layer_named(about["layer"]),
+        )
+    except ConversionError as error:
+        given, reason = _class_name(model), str(error).splitlines()[0]
+        raise FileFormatError(f"{path}, a {about['class']}, does not fit this {given}: {reason}") from error
+    found = dict(stochastic_layers(student))
+    wanted = {entry["path"]: (entry["class"], entry["channels"]) for entry in about["layers"]}
+    have = {path: (type(layer).__name__, layer.num_channels) for path, layer in found.items()}
+    state = {**tensors, **{alias: tensors[key] for alias, key in about["aliases"].items()}}
+    expected = student.state_dict()
+    wrong = _differences(wanted, have) or _differences(
+        {key: tuple(value.shape) for key, value in state.items()},
+        {key: tuple(value.shape) for key, value in expected.items()},
+    )
+    if wrong:
+        raise FileFormatError(
+            f"{path} holds a student of {about['class']} that differs from this {_class_name(model)}: {wrong}"
+        )
+    student.load_state_dict(state)
+    for entry in about["layers"]:
+        found[entry["path"]].alpha = entry["alpha"]
+    return student
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A binary file that appears under `path` whole, or not at all."""
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FileFormatError(f"{path} is truncated, or not a safetensors file: {error}") from error
+    if _KEY not in metadata:
+        raise FileFormatError(f"{path} was not written by stocnoise.save; load plain weights with load_state_dict")
+    try:
+        about = json.loads(metadata[_KEY])
+        version = about["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} has been altered: its description cannot be read") from error
+    if version > _VERSION:
+        raise FileFormatError(f"{path} is of version {version}; this stocnoise reads up to {_VERSION}: upgrade it")
+    if about.pop("checksum", None) != _checksum(about, tensors):
+        raise FileFormatError(f"{path} has been altered: its checksum does not fit")
+    return about, tensors
+
+
+def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, on the CPU, and under which other keys it stands too (tied weights)."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for key, value in state.items():
+        place = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), value.device)
+        if value.numel() and place in first:
+            aliases[key] = first[place]
+        else:
+            first[place] = key
+            tensors[key] = value.detach().cpu().contiguous().clone()
+    return tensors, aliases
+
+
+def _differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The first thing that two descriptions do not agree on, or nothing."""
+    for key in [*saved, *given]:
+        if key not in given:
+            return f"only the file has {key}"
+        if key not in saved:
+            return f"only the model has {key}"
+        if saved[key] != given[key]:
+            return f"{key} is {saved[key]} in the file and {given[key]} in the model"
+    return ""
+
+
+def _layer_named(name: str) -> type[StochasticActivation]:
+    found = getattr(_layers, name, None)
+    if found is None:
+        raise FileFormatError(
+            f"this student's noise is a {name}, which is not stocnoise's own: pass it as layer={name}"
+        )
+    return found
+
+
+def _class_name(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
