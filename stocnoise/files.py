@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from stocnoise import layers as _layers
 from stocnoise import noises as _noises
+from stocnoise import storage
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert
 from stocnoise.conversion.example import Example
+from stocnoise.conversion.filters import Filter
 from stocnoise.conversion.rules import Rule
 from stocnoise.errors import ConversionError, FileFormatError
 from stocnoise.layers import StochasticActivation
-
-_VERSION = 1
-_KEY = "stocnoise"
 
 
 def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a student: all of its state, and how it was converted.
 
-    The file is safetensors; its metadata hold one JSON object: version, class of the model, layers with site, noise, α
-    and γ, the example's shapes, a checksum. It is written beside `path` and then moved there, so that a reader never
-    sees half of it.
+    The file is safetensors; its metadata hold a version, a checksum and one JSON object: class of the model, layers
+    with site, noise, α and γ, and the example's shapes. It appears under `path` whole, or not at all.
 
     Raises:
         ValueError: `student` was not made by `convert`, or its state holds something other than tensors.
+        OSError: the file system refused.
     """
-    from safetensors.torch import save as to_bytes
-
     conversion = conversion_of(student)
     student = getattr(student, "_orig_mod", student)
     state = student.state_dict()
@@ -48,7 +40,6 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors, aliases = _without_aliases(state)
     found = dict(stochastic_layers(student))
     about = {
-        "version": _VERSION,
         "class": _class_name(student),
         "layer": conversion.layer,
         "example": conversion.example,
@@ -67,9 +58,7 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
         ],
         "aliases": aliases,
     }
-    about["checksum"] = _checksum(about, tensors)
-    with atomic_write(path) as file:
-        file.write(to_bytes(tensors, {_KEY: json.dumps(about)}))
+    storage.write(Path(path), "student", about, tensors)
 
 
 def load(
@@ -91,7 +80,7 @@ def load(
         FileFormatError: the file is truncated, altered, of a newer version or not a student, or of another model.
         FileNotFoundError: there is no such file.
     """
-    about, tensors = _read(Path(path))
+    about, tensors = storage.read(Path(path), "student")
     if example_input is None and about["example"] is not None:
         example_input = Example.recall(model, about["example"])
     names = {entry["site"] for entry in about["layers"]}
@@ -99,7 +88,7 @@ def load(
         student = convert(
             model,
             example_input,
-            include=lambda name, module: name in names,
+            include=_among(names),
             layer=layer or _layer_named(about["layer"]),
             rules=() if layer else _rules(about["layers"]),
         )
@@ -123,56 +112,6 @@ def load(
     for entry in about["layers"]:
         found[entry["path"]].alpha = entry["alpha"]
     return student
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A binary file that appears under `path` whole, or not at all."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FileFormatError(f"{path} is truncated, or not a safetensors file: {error}") from error
-    if _KEY not in metadata:
-        raise FileFormatError(f"{path} was not written by stocnoise.save; load plain weights with load_state_dict")
-    try:
-        about = json.loads(metadata[_KEY])
-        version = about["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} has been altered: its description cannot be read") from error
-    if version > _VERSION:
-        raise FileFormatError(f"{path} is of version {version}; this stocnoise reads up to {_VERSION}: upgrade it")
-    if about.pop("checksum", None) != _checksum(about, tensors):
-        raise FileFormatError(f"{path} has been altered: its checksum does not fit")
-    return about, tensors
-
-
-def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for key in sorted(tensors):
-        tensor = tensors[key]
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -216,7 +155,11 @@ def _rules(entries: Iterable[Mapping[str, Any]]) -> list[Rule]:
     paths: dict[str, set[str]] = {}
     for entry in entries:
         paths.setdefault(entry["class"], set()).add(entry["path"])
-    return [(lambda name, module, mine=mine: name in mine, {"layer": _layer_named(cls)}) for cls, mine in paths.items()]
+    return [(_among(mine), {"layer": _layer_named(cls)}) for cls, mine in paths.items()]
+
+
+def _among(names: set[str]) -> Filter:
+    return lambda name, module: name in names
 
 
 def _class_name(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stocnoise.evaluation.scoring import Rate, Successes
 from stocnoise.evaluation.table import epsilon, percent, table
-from stocnoise.files import atomic_write
+from stocnoise.storage import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,8 +126,8 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict()` as JSON; a reader never sees half of it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(json.dumps(self.to_dict(), indent=1, allow_nan=False).encode())
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     def plot(self, attacks: Sequence[str] | None = None, path: str | os.PathLike[str] | None = None) -> Figure:
         """ASR against ε, a curve with 95 % bars for each attack; with `path` also saved. Needs matplotlib."""

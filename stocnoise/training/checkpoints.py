@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from stocnoise.errors import CheckpointError
+from stocnoise import storage
+from stocnoise.errors import CheckpointError, FileFormatError
 
-FORMAT = 1
 _MARK = "$"  # the key of a JSON object that stands for something JSON does not have
 
 
@@ -60,77 +56,32 @@ def _hashable(key: Any) -> Any:
     return tuple(key) if isinstance(key, list) else key
 
 
-def _digest(body: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(body.encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def write(path: Path, tree: Any) -> None:
     """Write `tree` (tensors, numbers, text, None; lists, tuples and dicts of these) to `path`, all or nothing.
-
-    The bytes go to a temporary file beside `path` and to the disk itself (fsync) before they take its name, so that at
-    any instant `path` is the old file or the new one.
 
     Raises:
         CheckpointError: the tree holds something else, or the file system refused (full, read-only).
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
-    body = json.dumps(_pack(tree, "run", tensors))
-    header = {"format": str(FORMAT), "stocnoise": body, "sha256": _digest(body, tensors)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    about = _pack(tree, "run", tensors)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=header)
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    except (OSError, SafetensorError) as error:
+        storage.write(path, "checkpoint", about, tensors)
+    except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error}. Earlier checkpoints are as they were") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows has no handle of a folder to flush
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read(path: Path) -> Any:
-    """What `write` wrote, with nothing unpickled.
+    """What `write` wrote.
 
     Raises:
         CheckpointError: there is no such file, it is truncated or altered, not a checkpoint, or of a newer version.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if "stocnoise" not in header or "format" not in header:
-                raise CheckpointError(f"{path} is not a checkpoint of stocnoise.finetune")
-            if int(header["format"]) > FORMAT:
-                raise CheckpointError(f"{path} was written by a newer stocnoise (format {header['format']})")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}") from error
-    except (OSError, SafetensorError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} cannot be read, it is truncated or altered: {error}") from error
-    if _digest(header["stocnoise"], tensors) != header.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its contents do not match its checksum")
-    return _unpack(json.loads(header["stocnoise"]), tensors)
+        about, tensors = storage.read(path, "checkpoint")
+    except (OSError, FileFormatError) as error:
+        raise CheckpointError(str(error)) from error
+    return _unpack(about, tensors)
 
 
 class Checkpoints:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import stocnoise
+from stocnoise import storage
 from stocnoise.training import checkpoints
 
 
@@ -84,7 +85,7 @@ def fork(folder: Path, killed_at: str | None = None) -> int:
 
 
 def _kill_at(name: str) -> None:
-    original, calls = getattr(checkpoints, name), 0
+    original, calls = getattr(storage, name), 0
 
     def deadly(*arguments: Any, **settings: Any) -> Any:
         nonlocal calls
@@ -96,7 +97,7 @@ def _kill_at(name: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **settings)
 
-    setattr(checkpoints, name, deadly)
+    setattr(storage, name, deadly)
 
 
 def finish(child: int) -> bool:
@@ -146,7 +147,7 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     assert finish(fork(folder / "killed"))
     results = {"random": equal(end_state(folder / "killed"), whole)}
 
-    for name in ("write", "_to_disk", "_pack", "_digest"):
+    for name in ("write", "_to_disk", "replacing", "_digest"):
         assert not finish(fork(folder / name, killed_at=name))
         assert finish(fork(folder / name))
         results[name] = equal(end_state(folder / name), whole)

@@ -67,7 +67,7 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(tmp_path: Path) -> No
         altered = bytearray(whole)
         altered[position] ^= 1
         path.write_bytes(altered)
-        with pytest.raises(CheckpointError, match="damaged"):
+        with pytest.raises(CheckpointError, match="altered"):
             read(path)
 
 
@@ -75,12 +75,12 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match="not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"not written by stocnoise\.finetune"):
         read(tmp_path / "foreign.safetensors")
-    save_file({}, tmp_path / "newer.safetensors", metadata={"format": "99", "stocnoise": "{}"})
-    with pytest.raises(CheckpointError, match="newer stocnoise"):
+    save_file({}, tmp_path / "newer.safetensors", metadata={"version": "99", "stocnoise": "{}"})
+    with pytest.raises(CheckpointError, match=r"version 99.*upgrade"):
         read(tmp_path / "newer.safetensors")
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="no file"):
         read(tmp_path / "missing.safetensors")
 
 

@@ -30,7 +30,7 @@ def test_killed_at_ten_random_instants_and_while_writing(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["kills"] == 10
-    assert result["equal"] == dict.fromkeys(["random", "write", "_to_disk", "_pack", "_digest"], True)
+    assert result["equal"] == dict.fromkeys(["random", "write", "_to_disk", "replacing", "_digest"], True)
 
 
 class Interrupt(stocnoise.Callback):

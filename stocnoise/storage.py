@@ -1,0 +1,107 @@
+"""Tensors and JSON in one safetensors file: whole or absent, and it tells if it was altered. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stocnoise.errors import FileFormatError
+
+Kind = Literal["student", "checkpoint"]
+
+_VERSION = 1
+_WRITER = {"student": "stocnoise.save", "checkpoint": "stocnoise.finetune"}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to. When the block ends well, what stands there takes the name `path`.
+
+    It is a file beside `path`, and goes to the disk itself (fsync) before it takes the name, so that at any instant
+    `path` is the old file or the new one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+        _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, kind: Kind, about: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Write `about` (JSON) and `tensors` (on the CPU, contiguous, no two sharing memory), all or nothing.
+
+    Raises:
+        OSError: the file system refused (full, read-only); `path` is as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    body = json.dumps(about)
+    header = {"version": str(_VERSION), "kind": kind, "stocnoise": body, "sha256": _digest(kind, body, tensors)}
+    try:
+        with replacing(path) as temporary:
+            save_file(dict(tensors), temporary, metadata=header)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def read(path: Path, kind: Kind) -> tuple[Any, dict[str, Tensor]]:
+    """What `write` wrote under this kind.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is truncated or altered, of a newer version, or something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise FileFormatError(f"{path} is truncated, or not a safetensors file: {error}") from error
+    if "stocnoise" not in header:
+        raise FileFormatError(
+            f"{path} was not written by {_WRITER[kind]}; plain weights are loaded with model.load_state_dict"
+        )
+    version = header.get("version", "")
+    if not version.isdigit() or int(version) > _VERSION:
+        raise FileFormatError(f"{path} is of version {version}; this stocnoise reads up to {_VERSION}: upgrade it")
+    found = header.get("kind", "")
+    if header.get("sha256") != _digest(found, header["stocnoise"], tensors):
+        raise FileFormatError(f"{path} has been altered: its contents do not match its checksum")
+    if found != kind:
+        raise FileFormatError(f"{path} is a {found}, written by {_WRITER.get(found, 'something else')}, not a {kind}")
+    return json.loads(header["stocnoise"]), tensors
+
+
+def _digest(kind: str, body: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(f"{kind}\n{body}".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows has no handle of a folder to flush
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
