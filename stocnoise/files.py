@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,11 @@ def _rules(entries: Iterable[Mapping[str, Any]]) -> list[Rule]:
     paths: dict[str, set[str]] = {}
     for entry in entries:
         paths.setdefault(entry["class"], set()).add(entry["path"])
-    return [(lambda name, module, mine=mine: name in mine, {"layer": _layer_named(cls)}) for cls, mine in paths.items()]
+    return [(_among(mine), {"layer": _layer_named(cls)}) for cls, mine in paths.items()]
+
+
+def _among(names: set[str]) -> Callable[[str, nn.Module], bool]:
+    return lambda name, module: name in names
 
 
 def _class_name(model: nn.Module) -> str:
