@@ -55,7 +55,7 @@ class Summary:
             )
             for row in self.rows
         ]
-        return "\n".join([title, "", table(header, lines, right=3), *_left_lines(self.left)])
+        return "\n".join([title, "", table(header, lines, right=3), *left_lines(self.left)])
 
 
 def summary(model: nn.Module) -> Summary:
@@ -102,7 +102,8 @@ def _kinds(rows: Iterable[Row]) -> list[str]:
     return sorted({row.kind for row in rows if row.kind})
 
 
-def _left_lines(left: Sequence[LeftAlone]) -> list[str]:
+def left_lines(left: Sequence[LeftAlone]) -> list[str]:
+    """What was left alone, a line for each activation and reason."""
     if not left:
         return []
     groups: dict[tuple[str, str], list[str]] = {}

@@ -144,16 +144,10 @@ def test_a_registered_activation_is_a_site() -> None:
         assert torch.equal(student(x), model(x))
 
 
-def test_a_registered_activation_keeps_its_parameters() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Snake(4))
-    x = torch.randn(2, 3, 8, 8)
-    student = stocnoise.convert(model, x, gamma=0.0)
-    assert [name for name, _ in student.named_parameters()] == [name for name, _ in model.named_parameters()]
-    assert torch.equal(student(x), model(x))
-    student.train()(x).sum().backward()
-    assert student.get_parameter("1.a").grad is not None
-    student.load_state_dict(model.state_dict())
-    assert list(stocnoise.revert(student).state_dict()) == list(model.state_dict())
+def test_a_registered_activation_with_parameters_is_refused() -> None:
+    """To replace it would rename its parameters."""
+    with pytest.raises(stocnoise.UnsupportedActivationError, match="1: Snake holds parameters"):
+        stocnoise.convert(nn.Sequential(nn.Conv2d(3, 4, 3), Snake(4)), torch.zeros(2, 3, 8, 8))
 
 
 def test_a_class_that_is_not_registered_is_not_seen() -> None:

@@ -1,0 +1,108 @@
+"""The command `stocnoise`: look at what a conversion would do to a model, by its name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from stocnoise.conversion import conversion_of, convert
+from stocnoise.conversion.summary import left_lines, table
+from stocnoise.errors import StocnoiseError
+
+
+class _UnknownModelError(Exception):
+    """Neither library has a model of this name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 1 if the model is refused, 2 for a name that nobody knows."""
+    parser = argparse.ArgumentParser(prog="stocnoise", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser(
+        "inspect", help="print every site of a timm or torchvision model, and what would be left alone or refused"
+    )
+    inspect.add_argument("model", help="a name, such as resnet50, timm/resnet50 or torchvision/resnet50")
+    inspect.add_argument("--input", type=int, nargs="+", metavar="N", help="shape of one input, such as 3 224 224")
+    inspect.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="sites to leave alone")
+    inspect.add_argument("--json", action="store_true", help="print data instead of a table")
+    options = parser.parse_args(arguments)
+    try:
+        return _inspect(options)
+    except _UnknownModelError as error:
+        print(f"stocnoise: {error}", file=sys.stderr)
+        return 2
+    except StocnoiseError as error:
+        print(f"stocnoise: {options.model} is refused: {error}", file=sys.stderr)
+        return 1
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    build = _builder(options.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' own, about how they fill weights
+        model = _without_memory(build)
+    example = None
+    if options.input:
+        example = torch.empty(2, *options.input, device=next(model.parameters()).device)
+    found = conversion_of(convert(model, example, exclude=options.exclude, inplace=True))
+    header = ("layer", "kind", "activation", "C", "dim")
+    lines = [
+        (path or "(root)", site.kind, site.activation, str(site.channels), str(site.channel_dim))
+        for path, site in found.layers
+    ]
+    if options.json:
+        sites = [dict(zip(header, line, strict=True)) for line in lines]
+        print(json.dumps({"model": options.model, "sites": sites, "left": [vars(item) for item in found.left]}))
+    else:
+        print(f"{options.model}: {len(lines)} sites", "", table(header, lines, right=3), sep="\n")
+        print(*left_lines(found.left), sep="\n")
+    return 0
+
+
+def _builder(name: str) -> Callable[[], nn.Module]:
+    """What builds the model `name`; where both libraries have it, timm's."""
+    library, _, bare = name.rpartition("/")
+    if library in ("", "timm"):
+        import timm
+
+        if timm.is_model(bare):
+            return lambda: timm.create_model(bare)
+    if library in ("", "torchvision"):
+        from torchvision import models
+
+        if bare in models.list_models():
+            free: dict[str, Any] = {"weights": None}
+            if bare in models.list_models(models.detection) + models.list_models(models.segmentation):
+                free["weights_backbone"] = None
+            return lambda: models.get_model(bare, **free)
+    raise _UnknownModelError(f"neither timm nor torchvision has a model {name!r}{_alike(bare)}")
+
+
+def _alike(name: str) -> str:
+    import difflib
+
+    import timm
+    from torchvision import models
+
+    close = difflib.get_close_matches(name, [*timm.list_models(), *models.list_models()], n=3)
+    return f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
+
+
+def _without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """The model on the meta device, or where its construction needs values, as it is."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (NotImplementedError, RuntimeError):
+        return build()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
