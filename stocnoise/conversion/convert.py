@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from stocnoise.activations import Activation
+from stocnoise.controls import deterministic
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.fastpath import disable_fast_paths, restore_fast_paths
 from stocnoise.conversion.filters import FilterLike, make_filter
@@ -23,7 +24,7 @@ from stocnoise.conversion.rewrite import rewritten_from, subclass
 from stocnoise.conversion.rules import Rule, settings
 from stocnoise.conversion.skeleton import slots
 from stocnoise.conversion.survey import audit, survey
-from stocnoise.errors import ConversionError, NothingConvertedError, UncalibratedWarning
+from stocnoise.errors import ConversionError, NothingConvertedError
 from stocnoise.layers import Notice, StochasticActivation, StocReLUEMA
 
 
@@ -74,7 +75,7 @@ def convert(
             prints it) and a dict with any of `layer`, `alpha`, `gamma`. The first rule that matches a site counts:
             `rules=[("layer4.*", {"gamma": 0.0}), (nn.GELU, {"gamma": 0.05, "alpha": 0.1})]`.
         inplace: change `model` itself rather than a copy.
-        check: run both models once on random input and compare: at σ = 0 the outputs must be equal bit for bit.
+        check: run both models once on random input, the noise off: the outputs must be equal bit for bit.
 
     Returns:
         the student; `model` itself with `inplace`.
@@ -251,7 +252,7 @@ def _take_hooks(layer: nn.Module, old: nn.Module, first: bool) -> None:
 
 
 def _compare(student: nn.Module, example: Example) -> None:
-    """Run student and teacher on random input; σ = 0, so they must agree bit for bit.
+    """Run teacher and student, its noise off, on random input: they must agree bit for bit.
 
     Raises:
         ConversionError: they do not.
@@ -262,13 +263,12 @@ def _compare(student: nn.Module, example: Example) -> None:
         given = example.map(lambda t: torch.randn_like(t) if t.is_floating_point() else t)
     outputs = []
     try:
-        for model in (teacher, student.eval()):
+        for model, quiet in ((teacher, nullcontext()), (student.eval(), deterministic(student))):
             args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, given)
-            with torch.no_grad(), random_state_kept(model), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UncalibratedWarning)
+            with torch.no_grad(), random_state_kept(model), quiet:
                 outputs.append([leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)])
     finally:
         for module, training in modes:
             module.training = training
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*outputs, strict=True)):
-        raise ConversionError("at sigma = 0 the student does not compute what the model computes; report this")
+        raise ConversionError("without noise the student does not compute what the model computes; report this")

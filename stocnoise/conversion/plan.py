@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,11 +15,23 @@ from torch import Tensor, nn
 from stocnoise.activations import Activation
 from stocnoise.conversion.catalog import ACTIVATIONS
 from stocnoise.conversion.filters import Filter
+from stocnoise.conversion.invocation import (
+    Leaf,
+    Node,
+    edits,
+    grouped,
+    grow,
+    invocation,
+    is_wrapped,
+    merge,
+    method_names,
+    walk,
+)
 from stocnoise.conversion.probe import Call, Record
-from stocnoise.conversion.rewrite import Edit, MethodEdit, digest
+from stocnoise.conversion.rewrite import MethodEdit, digest
 from stocnoise.conversion.skeleton import is_plain_leaf
-from stocnoise.conversion.source import Position, SourceUnavailableError
-from stocnoise.conversion.trace import UNKNOWN, Link, Method, Reach
+from stocnoise.conversion.source import SourceUnavailableError
+from stocnoise.conversion.trace import UNKNOWN, Method
 from stocnoise.errors import UnsupportedActivationError
 
 Kind = Literal["module", "shared", "functional"]
@@ -78,24 +90,6 @@ class Plan:
     left: list[LeftAlone] = field(default_factory=list)
 
 
-@dataclass
-class _Leaf:
-    """The calls, one of each run, that are one site."""
-
-    calls: list[Call]
-
-
-@dataclass
-class _Node:
-    """A method of an owner as it ran: at each position, in order, the activations and further methods called there."""
-
-    method: Method
-    reach: Reach = "bound"
-    """How it is called by the method above it."""
-    children: dict[Position, list[_Leaf | _Node]] = field(default_factory=dict)
-    scopes: dict[Position, set[int]] = field(default_factory=dict)
-
-
 def make_plan(model: nn.Module, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
     """Plan the conversion of `model`, the skeleton that `records`, of train and of eval mode, were taken from."""
     return _Planner(model, records, include, exclude).plan()
@@ -120,7 +114,7 @@ class _Planner:
         calls = list(itertools.chain.from_iterable(record.calls for record in self.records))
         self.order = {id(call): number for number, call in enumerate(calls)}
         alone = self._called_once()
-        for module, group in _group(calls, lambda call: call.module if call.module in alone else None).items():
+        for module, group in grouped(calls, lambda call: call.module if call.module in alone else None).items():
             if module is not None:
                 self._replace(module, group)
         self._rewrite([[call for call in record.calls if call.module not in alone] for record in self.records])
@@ -169,16 +163,16 @@ class _Planner:
     # Shared modules and functional calls: their owner's methods are rewritten.
 
     def _rewrite(self, records: list[list[Call]]) -> None:
-        roots: dict[tuple[nn.Module, Method], _Node] = {}
+        roots: dict[tuple[nn.Module, Method], Node] = {}
         for calls in records:
             wanted = [
                 call for call in calls if not self._filtered(name_of(call, self.paths), call, self._subject(call))
             ]
             wanted = [call for call in wanted if self._rewritable(call)]
-            for (owner, method, _), group in _group(wanted, _invocation).items():
-                node = _grow(group)
-                roots[owner, method] = _merge(roots[owner, method], node) if (owner, method) in roots else node
-        for owner, nodes in _group(roots.items(), lambda item: item[0][0]).items():
+            for (owner, method, _), group in grouped(wanted, invocation).items():
+                node = grow(group)
+                roots[owner, method] = merge(roots[owner, method], node) if (owner, method) in roots else node
+        for owner, nodes in grouped(roots.items(), lambda item: item[0][0]).items():
             self._edit(owner, [node for _, node in nodes])
 
     def _rewritable(self, call: Call) -> bool:
@@ -187,18 +181,18 @@ class _Planner:
             self.refused.append(f"{name_of(call, self.paths)}: {reason}")
         return reason is None
 
-    def _edit(self, owner: nn.Module, roots: list[_Node]) -> None:
+    def _edit(self, owner: nn.Module, roots: list[Node]) -> None:
         """Name the layers and the methods of one owner, and write down its edits."""
         path = self.paths[owner]
         taken = set(vars(owner)) | set(dir(type(owner))) | set(owner._modules) | set(owner._parameters)
-        nodes = roots + [node for root in roots for node in _walk(root) if node is not root]
-        names = _method_names(nodes)
-        leaves: list[_Leaf] = []
+        nodes = roots + [node for root in roots for node in walk(root) if node is not root]
+        names = method_names(nodes)
+        leaves: list[Leaf] = []
         wrapped: set[int] = set()
         for children in (children for node in nodes for children in node.children.values()):
-            here = [child for child in children if isinstance(child, _Leaf)]
+            here = [child for child in children if isinstance(child, Leaf)]
             leaves += here
-            if _is_wrapped(here):
+            if is_wrapped(here):
                 wrapped.update(map(id, here))
         attributes: dict[int, str] = {}
         for leaf in sorted(leaves, key=lambda leaf: self.order[id(leaf.calls[0])]):
@@ -216,7 +210,7 @@ class _Planner:
             like = path if call.module is None else self.paths[call.module]
             self._place(leaf.calls, kind, name, index, _join(path, attribute), like, id(leaf) in wrapped)
         self.result.methods[path] = tuple(
-            MethodEdit(method, names[id(node)], tuple(_edits(node, attributes, names, wrapped)), digest(method))
+            MethodEdit(method, names[id(node)], tuple(edits(node, attributes, names, wrapped)), digest(method))
             for node in nodes
             for method in [node.method]
         )
@@ -307,19 +301,6 @@ def _obstacle(call: Call) -> str | None:
     return None
 
 
-def _is_wrapped(leaves: Iterable[_Leaf]) -> bool:
-    """Whether the call that `leaves` come from stays, and its input passes through a layer that only adds noise.
-
-    So where the fused operation does not know the activation, and where one site has one in train and another in eval.
-    """
-    for leaf in leaves:
-        if len({(call.name, call.activation) for call in leaf.calls}) > 1:
-            return True
-        if any(call.activation is None or (call.trace is not None and call.trace.helper) for call in leaf.calls):
-            return True
-    return False
-
-
 def _calls_activation(call: Call) -> bool:
     """Whether the expression at the call's place calls the activation itself, as far as can be told."""
     assert call.trace is not None
@@ -332,102 +313,6 @@ def _calls_activation(call: Call) -> bool:
         return callee in ACTIVATIONS
     except TypeError:
         return False
-
-
-def _invocation(call: Call) -> tuple[nn.Module, Method, int]:
-    assert call.trace is not None
-    first = call.trace.links[0]
-    return call.trace.owner, first.method, first.frame
-
-
-def _group(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
-    groups: dict[Any, list[Any]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
-def _grow(calls: list[Call]) -> _Node:
-    """The tree of one invocation of an owner's method."""
-    nodes: dict[int, _Node] = {}
-
-    def node_of(link: Link, reach: Reach = "bound") -> _Node:
-        return nodes.setdefault(link.frame, _Node(link.method, reach))
-
-    for call in calls:
-        assert call.trace is not None
-        links = call.trace.links
-        for link, below in itertools.zip_longest(links, links[1:]):
-            node = node_of(link)
-            node.scopes.setdefault(link.position, set()).add(link.scope)
-            children = node.children.setdefault(link.position, [])
-            child = _Leaf([call]) if below is None else node_of(below, link.reach)
-            if not any(child is known for known in children):
-                children.append(child)
-    return nodes[_invocation(calls[0])[2]]
-
-
-def _merge(a: _Node, b: _Node) -> _Node:
-    """What two invocations of one method show together: the n-th call at a place is the same site in both."""
-    for position, theirs in b.children.items():
-        ours = a.children.setdefault(position, [])
-        for number, child in enumerate(theirs):
-            if number == len(ours):
-                ours.append(child)
-            elif isinstance(child, _Leaf) and isinstance(mine := ours[number], _Leaf):
-                mine.calls += child.calls
-            elif isinstance(child, _Node) and isinstance(mine := ours[number], _Node) and mine.method == child.method:
-                _merge(mine, child)
-            else:
-                raise UnsupportedActivationError(
-                    f"{a.method}, line {position.line}: one call reaches different activations from run to run"
-                )
-        scopes = a.scopes.setdefault(position, set())
-        if len(b.scopes[position]) > len(scopes):
-            a.scopes[position] = b.scopes[position]
-    return a
-
-
-def _walk(node: _Node) -> Iterable[_Node]:
-    yield node
-    for children in node.children.values():
-        for child in children:
-            if isinstance(child, _Node):
-                yield from _walk(child)
-
-
-def _method_names(nodes: list[_Node]) -> dict[int, str]:
-    """What the methods are called in the subclass: the first keeps its name, but not if it is called by its class."""
-    names: dict[int, str] = {}
-    taken: set[str] = set()
-    for node in nodes:
-        name, number = node.method.name, 0
-        while name in taken or (node.reach == "unbound" and not number):
-            number += 1
-            name = f"{node.method.name}__{number}"
-        taken.add(name)
-        names[id(node)] = name
-    return names
-
-
-def _edits(node: _Node, attributes: dict[int, str], names: dict[int, str], wrapped: set[int]) -> Iterable[Edit]:
-    for position, children in node.children.items():
-        hoist = len(node.scopes[position]) > 1
-        first = children[0]
-        if len({type(child) for child in children}) > 1:
-            raise UnsupportedActivationError(
-                f"{node.method}, line {position.line}: one call reaches an activation at one time and a method with "
-                "activations at another: write two calls, or exclude them"
-            )
-        if isinstance(first, _Node):
-            targets = tuple(names[id(child)] for child in children)
-            if any(target != first.method.name for target in targets):
-                how: Literal["rename", "bind"] = "bind" if first.reach == "unbound" else "rename"
-                yield Edit(position, how, targets, hoist=hoist, called=first.method.name, seen=first.reach != "unseen")
-        else:
-            call = first.calls[0]
-            targets = tuple(attributes[id(child)] for child in children)
-            yield Edit(position, "wrap" if id(first) in wrapped else "replace", targets, call.method, hoist)
 
 
 def _join(path: str, name: str) -> str:
