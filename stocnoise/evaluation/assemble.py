@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import stocnoise
 from stocnoise.evaluation.inputs import fingerprint
 from stocnoise.evaluation.report import WORST, Clean, Entry
 from stocnoise.evaluation.scoring import (
@@ -128,7 +128,7 @@ def settings(batches: Sequence[BatchResult], device: torch.device, **given: Any)
         **given,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {
-            "stocnoise": stocnoise.__version__,
+            "stocnoise": version("stocnoise"),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
