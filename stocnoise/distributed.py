@@ -11,7 +11,6 @@ def gather_moments(moments: Tensor) -> Tensor:
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return moments.unsqueeze(0)
-    world, channels = dist.get_world_size(), moments.shape[1]
-    gathered = moments.new_empty(world * 3, channels)  # gloo takes no further dimension
+    gathered = moments.new_empty(dist.get_world_size(), *moments.shape)
     dist.all_gather_into_tensor(gathered, moments.contiguous())
-    return gathered.view(world, 3, channels)
+    return gathered
