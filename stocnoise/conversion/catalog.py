@@ -44,10 +44,11 @@ def _not_fused(*args: Any, **kwargs: Any) -> None:
 
 
 def _spellings(*names: str) -> list[Any]:
-    """Every function that goes by one of `names` in torch, torch.nn.functional and Tensor, in place or not."""
-    places = (torch, F, torch._C._nn, Tensor)
+    """Every function that goes by one of `names` in torch, torch.nn.functional, Tensor and ATen, in place or not."""
+    places = (torch, F, torch._C._nn, Tensor, torch.ops.aten)
     candidates = (getattr(place, name + end, None) for name in names for end in ("", "_") for place in places)
-    return [function for function in candidates if function is not None]
+    found = [function for function in candidates if function is not None]
+    return found + [function.default for function in found if hasattr(function, "default")]
 
 
 _READERS: dict[str, Reader] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -110,6 +111,7 @@ class _Planner:
         self.paths = paths_of(model)
         self.result = Plan()
         self.refused: list[str] = []
+        self.counts: Counter[str] = Counter()
         self.order: dict[int, int] = {}
         self.first: dict[str, int] = {}  # by the path of a layer, when it is first called
 
@@ -127,7 +129,7 @@ class _Planner:
             raise UnsupportedActivationError(
                 f"these activations cannot be converted; change the code, or exclude them by name:\n{listing}"
             )
-        self._leave_gates()
+        self._leave_the_rest()
         self._leave_uncalled({call.module for call in calls})
         self.result.placements.sort(key=lambda placement: self.first[placement.path])
         return self.result
@@ -161,7 +163,8 @@ class _Planner:
         if not is_plain_leaf(module):
             self.refused.append(f"{path}: {type(module).__name__} holds parameters or modules of its own")
             return
-        self._place(calls, "module", path, 0, path, path, wrapped=len({call.activation for call in calls}) > 1)
+        by_mode = {call.activation for call in calls}
+        self._place(calls, "module", path, self._count(path), path, path, wrapped=len(by_mode) > 1)
 
     # Shared modules and functional calls: their owner's methods are rewritten.
 
@@ -188,7 +191,6 @@ class _Planner:
         """Name the layers and the methods of one owner, and write down its edits."""
         path = self.paths[owner]
         taken = set(vars(owner)) | set(dir(type(owner))) | set(owner._modules) | set(owner._parameters)
-        counts: dict[str, int] = {}
         nodes = roots + [node for root in roots for node in _walk(root) if node is not root]
         names = _method_names(nodes)
         leaves: list[_Leaf] = []
@@ -202,7 +204,7 @@ class _Planner:
         for leaf in sorted(leaves, key=lambda leaf: self.order[id(leaf.calls[0])]):
             call = leaf.calls[0]
             name = name_of(call, self.paths)
-            index = counts[name] = counts.get(name, -1) + 1
+            index = self._count(name)
             base = name.rpartition(".")[2]
             base = base if base.isidentifier() else call.name
             attribute = f"{base}_{index}"
@@ -239,6 +241,11 @@ class _Planner:
         self.result.placements.append(Placement(site, path, activation, inplace, call.device, like, times))
         self.first[path] = min(self.order[id(c)] for c in calls)
 
+    def _count(self, name: str) -> int:
+        """How many sites of this name there were so far."""
+        self.counts[name] += 1
+        return self.counts[name] - 1
+
     def _subject(self, call: Call) -> nn.Module:
         """The module that filters are asked about."""
         if call.module is not None:
@@ -253,16 +260,16 @@ class _Planner:
         )
         return True
 
-    def _leave_gates(self) -> None:
-        for name, module in itertools.chain.from_iterable(record.gates for record in self.records):
-            self._leave(self.paths.get(module, "") if module is not None else "", name, "a gate or an output")
+    def _leave_the_rest(self) -> None:
+        for name, module, reason in itertools.chain.from_iterable(record.left for record in self.records):
+            self._leave(self.paths.get(module, "") if module is not None else "", name, reason)
 
     def _leave_uncalled(self, called: set[nn.Module | None]) -> None:
-        gates = {module for record in self.records for _, module in record.gates}
+        left = {module for record in self.records for _, module, _ in record.left}
         for module, path in self.paths.items():
             kind = type(module)
             is_activation = kind.__module__ == nn.ReLU.__module__ and is_plain_leaf(module)
-            if is_activation and module not in called and module not in gates:
+            if is_activation and module not in called and module not in left:
                 self._leave(path, kind.__name__.lower(), "never called with this example input")
 
     def _leave(self, name: str, activation: str, reason: str) -> None:
@@ -407,6 +414,11 @@ def _edits(node: _Node, attributes: dict[int, str], names: dict[int, str], wrapp
     for position, children in node.children.items():
         hoist = len(node.scopes[position]) > 1
         first = children[0]
+        if len({type(child) for child in children}) > 1:
+            raise UnsupportedActivationError(
+                f"{node.method}, line {position.line}: one call reaches an activation at one time and a method with "
+                "activations at another: write two calls, or exclude them"
+            )
         if isinstance(first, _Node):
             targets = tuple(names[id(child)] for child in children)
             if any(target != first.method.name for target in targets):

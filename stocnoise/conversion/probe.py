@@ -52,8 +52,8 @@ class Record:
     """What one run showed."""
 
     calls: list[Call] = field(default_factory=list)
-    gates: list[tuple[str, nn.Module | None]] = field(default_factory=list)
-    """Gates by name, with the module they were called in."""
+    left: list[tuple[str, nn.Module | None, str]] = field(default_factory=list)
+    """Calls that are left alone: the function's name, the module whose method it is called in, and the reason."""
     ran: list[nn.Module] = field(default_factory=list)
     """The stochastic layers in the order of their calls."""
 
@@ -78,12 +78,13 @@ class _Recorder(TorchFunctionMode):
         self._tracer = Tracer()
         self._leaves: list[_Leaf] = []
         self._closed = 0  # how many modules are running whose inside is none of our business
-        self._written: dict[int, tuple[Any, list[Call]]] = {}  # storages by address, held so that none comes again
+        self._written: dict[int, list[Call]] = {}  # by the storage that a call overwrote
+        self._storages: list[Any] = []  # kept, so that no two share an address
         self._noisy: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "").partition(".")[0]  # torch.ops.aten.relu.default
         if name == "__get__":  # x.shape and the like read no data
             return func(*args, **kwargs)
         self._note_reads((args, kwargs))
@@ -92,16 +93,16 @@ class _Recorder(TorchFunctionMode):
         known = _lookup(ACTIVATIONS, func)
         if known is not None and not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
+        gate = _lookup(GATES, func)
         if (shape := _shape(name, args)) is not None:
             output = torch.empty_like(args[0]) if shape == args[0].shape else args[0].new_empty(shape)
-        elif self._closed or not _applies(args):
+        elif self._closed or (known is None and gate is None) or not (args and isinstance(args[0], Tensor)):
             output = func(*args, **kwargs)
-        elif known is not None:
+        elif (reason := "a gate or an output" if known is None else _why_not(args[0])) is None:
             output = self._activation(func, known[0], known[1], args, kwargs)
         else:
-            if (gate := _lookup(GATES, func)) is not None:
-                trace = self._tracer.trace(sys._getframe(1))
-                self.record.gates.append((gate, trace.owner if trace else None))
+            trace = self._tracer.trace(sys._getframe(1))
+            self.record.left.append((gate or known[0], trace.owner if trace else None, reason))
             output = func(*args, **kwargs)
         channels.mark_output(name, args, kwargs, output)
         return output
@@ -121,8 +122,8 @@ class _Recorder(TorchFunctionMode):
         output: Tensor = func(duplicate, *args[1:], **kwargs)
         call.inplace = _address(output) == _address(duplicate)
         if call.inplace:
-            storage = x.untyped_storage()
-            self._written.setdefault(storage._cdata, (storage, []))[1].append(call)
+            self._written.setdefault(_address(x), []).append(call)
+            self._storages.append(x.untyped_storage())
         if self._leaves and self._leaves[-1].input is x:
             self._leaves[-1].call, self._leaves[-1].result = call, output
         return output
@@ -135,7 +136,7 @@ class _Recorder(TorchFunctionMode):
     def _note_reads(self, values: Any) -> None:
         if self._written:
             for tensor in _tensors(values):
-                for call in self._written.get(_address(tensor), (None, ()))[1]:
+                for call in self._written.get(_address(tensor), ()):
                     call.read_again = True
 
     def hook(self, module: nn.Module) -> Iterator[Any]:
@@ -156,7 +157,7 @@ class _Recorder(TorchFunctionMode):
             leaf.call.module, leaf.call.trace = module, self._tracer.trace(sys._getframe(1))
 
     def _enter_closed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._closed and not isinstance(module, StochasticActivation) and _applies(args):
+        if not self._closed and not isinstance(module, StochasticActivation) and args and _why_not(args[0]) is None:
             call = self._record(type(module).__name__, None, args[0])
             call.module, call.trace = module, self._tracer.trace(sys._getframe(1))
         self._closed += 1
@@ -253,8 +254,13 @@ def _shape(name: str, args: Any) -> torch.Size | None:
     return None
 
 
-def _applies(args: Any) -> bool:
-    return bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point() and args[0].dim() > 0
+def _why_not(x: Any) -> str | None:
+    """Why an activation of x is not a site, if so."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return "its input is no tensor of real numbers"
+    if isinstance(x, nn.Parameter):
+        return "its input is a parameter"
+    return "its input has no batch or no channels" if x.dim() < 2 else None
 
 
 def _address(tensor: Tensor) -> int:

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.fx import GraphModule
+from torch.nn.parameter import is_lazy
 
-from stocnoise.errors import AlreadyConvertedError, QuantizedModelError, ScriptedModelError, WrappedModelError
+from stocnoise.errors import (
+    AlreadyConvertedError,
+    ConversionError,
+    QuantizedModelError,
+    ScriptedModelError,
+    WrappedModelError,
+)
 from stocnoise.layers import StochasticActivation
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
@@ -41,6 +49,14 @@ def refuse(model: nn.Module) -> None:
                 f"{where} is quantised ({type(module).__name__}), and integers take no noise: convert the model first, "
                 "and quantise what stocnoise.revert gives"
             )
+        if isinstance(module, GraphModule) and type(module).train is not GraphModule.train:
+            raise ConversionError(
+                f"{where}, a {type(module).__mro__[1].__name__}, writes itself new code when its mode changes: convert "
+                "the model that it was made from, and make it from the student, with "
+                "tracer_kwargs={'leaf_modules': [stocnoise.StochasticActivation]}"
+            )
+        if any(is_lazy(parameter) for parameter in module._parameters.values()):
+            raise ConversionError(f"{where} has lazy parameters: run the model once, so that they get their shapes")
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(
                 f"{where} is a stochastic layer: the model is converted already; "

@@ -4,10 +4,12 @@ The rewritten source is kept where tracebacks, `inspect.getsource` and the debug
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import copy
 import linecache
+import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from types import CellType, CodeType, FunctionType
 from typing import Any, Literal
 
 from torch import nn
+from torch.fx import GraphModule
 
 from stocnoise.conversion.source import Position, SourceUnavailableError, definition, end_of
 from stocnoise.conversion.trace import Method, nested_codes
@@ -116,6 +119,11 @@ def _exhausted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     made = rewritten_from(self)
     assert made is not None
+    if isinstance(self, GraphModule):
+        raise pickle.PicklingError(
+            "a student of a torch.fx.GraphModule cannot be pickled: save its state_dict, "
+            "or pickle stocnoise.revert(student)"
+        )
     return _restore, (made.cls, made.methods), self.__getstate__()
 
 
@@ -185,9 +193,14 @@ def _function(code: CodeType, like: FunctionType, closure: tuple[CellType, ...])
 
 def _compile(edit: MethodEdit, original: FunctionType) -> FunctionType:
     node = copy.deepcopy(definition(original.__code__))
-    assert isinstance(node, ast.FunctionDef)
+    if not isinstance(node, ast.FunctionDef):
+        raise UnsupportedActivationError(
+            f"{edit.method} is no `def`, so it cannot be rewritten: exclude its activations"
+        )
     node.decorator_list = []
-    _Rewriter(edit, node).visit(node)
+    rewriter = _Rewriter(edit, node)
+    rewriter.visit(node)
+    rewriter.require_all()
     cells = {"_stocnoise_iter": CellType(iter), "_stocnoise_next": CellType(next)}  # under names that nobody shadows
     cells.update(zip(original.__code__.co_freevars, original.__closure__ or (), strict=True))
     # Inside a class, for private names and super(), and a function, whose arguments stand for the closure.
@@ -198,7 +211,9 @@ def _compile(edit: MethodEdit, original: FunctionType) -> FunctionType:
     text = ast.unparse(ast.fix_missing_locations(around))
     file = f"<stocnoise: {edit.method} {zlib.crc32(text.encode()):08x}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    compiled = compile(text, file, "exec", dont_inherit=True)
+    # Annotations of functions inside must not be evaluated where they were not.
+    future = original.__code__.co_flags & __future__.annotations.compiler_flag
+    compiled = compile(text, file, "exec", flags=future, dont_inherit=True)
     code = next(c for c in nested_codes(compiled) if c.co_name == node.name)
     code = code.replace(co_qualname=original.__code__.co_qualname)
     return _function(code, original, tuple(cells[name] for name in code.co_freevars))
@@ -212,6 +227,14 @@ class _Rewriter(ast.NodeTransformer):
         self._self = arguments[0].arg
         self._scopes: list[list[ast.stmt]] = []  # statements for the top of each function around this place
 
+    def require_all(self) -> None:
+        for position, edit in self._edits.items():
+            reached = edit.called or "an activation"
+            raise UnsupportedActivationError(
+                f"{self._method}, line {position.line}, reaches {reached} without calling it: write a call, or exclude "
+                "its activations"
+            )
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self._scopes.append([])
         self.generic_visit(node)
@@ -220,7 +243,7 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
-        edit = self._edits.get(end_of(node))
+        edit = self._edits.pop(end_of(node), None)
         self.generic_visit(node)
         if edit is None:
             return node

@@ -64,6 +64,8 @@ def skeleton(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
             memo[id(tensor)] = tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
     with torch.no_grad():
         duplicate = copy.deepcopy(model, memo)
+    for original, module in zip(model.modules(), duplicate.modules(), strict=True):
+        module.__class__ = type(original)  # a torch.fx.GraphModule makes a class for each copy
     separate_leaves(duplicate)
     for module in duplicate.modules():
         _own_hooks(module)

@@ -80,7 +80,12 @@ def audit(student: nn.Module, example: Example, plan: Plan) -> None:
     Raises:
         UnsupportedActivationError: naming what is missed.
     """
-    found = survey(student, example)
+    try:
+        found = survey(student, example)
+    except ExampleInputError as error:
+        raise UnsupportedActivationError(
+            f"with its activations replaced the model does not run any more ({error.__cause__}); {_SEVERAL}"
+        ) from error
     paths = paths_of(found.skeleton)
     spared = {item.name for item in plan.left}
     missed = {
@@ -104,5 +109,11 @@ def audit(student: nn.Module, example: Example, plan: Plan) -> None:
         wrong = [path for path, times in expected.items() if counts[path] != times]
         if wrong:
             raise UnsupportedActivationError(
-                f"in {mode} mode these activations are not called as often as before: " + ", ".join(wrong)
+                f"in {mode} mode these activations are not called as often as before: {', '.join(wrong)}; {_SEVERAL}"
             )
+
+
+_SEVERAL = (
+    "one call in the code may reach activations at one time and other functions at another: write calls of their own "
+    "for the activations, or exclude them"
+)

@@ -15,7 +15,7 @@ from torch import nn
 from stocnoise.conversion.source import Position, SourceUnavailableError, call_at, is_thin
 
 # Modules whose functions stand between a model's code and the activation, and are not places of their own.
-_GLUE = {"torch.nn.modules.module", "torch.nn.functional", "torch.overrides", "torch._jit_internal"}
+_GLUE = {"torch.nn.modules.module", "torch.nn.functional", "torch.overrides", "torch._jit_internal", "torch._ops"}
 
 _INLINE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<lambda>")
 

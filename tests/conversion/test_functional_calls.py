@@ -13,6 +13,7 @@ from conversion_checks import activation_calls, converted, layers, sites
 from torch import Tensor, nn
 
 import stocnoise
+from stocnoise.conversion import conversion_of
 
 X = torch.randn(2, 4, 6, 6)
 
@@ -116,6 +117,79 @@ class LocalName(Calls):
         return act(self.conv(x))
 
 
+class Aten(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.relu(self.conv(x)) + torch.ops.aten.silu.default(self.conv(x))
+
+
+class SameName(Calls):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.relu(self.conv(x)) - 0.1)
+
+
+class NotOfTheData(Calls):
+    """Activations of a scalar, a parameter, a vector picked by a mask, and one of the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(5, 1, 1))
+        self.scalar = nn.Parameter(torch.randn(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.gelu(self.conv(x)) * F.softplus(self.scale) * F.softplus(self.scalar * 2)
+        return y + F.relu(y[y > 0]).sum()
+
+
+class PlainList(Calls):
+    """One call in the source reaches a convolution and an activation in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.ReLU()
+        self.steps = [self.conv, act, nn.Conv2d(5, 5, 1), act]
+        self.act, self.last = act, self.steps[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class OtherFunction(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        for f in (F.relu, torch.exp):
+            x = f(x)
+        return x
+
+
+class HelperOrFunction(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        for f in (self._step, F.relu):
+            x = f(x)
+        return x
+
+    def _step(self, x: Tensor) -> Tensor:
+        return F.silu(self.conv(x))
+
+
+class PropertyTwice(Calls):
+    def forward(self, x: Tensor) -> Tensor:
+        self.x = x
+        return self.hidden + self.hidden
+
+    @property
+    def hidden(self) -> Tensor:
+        return F.relu(self.conv(self.x))
+
+
+class NoDef(Calls):
+    forward = lambda self, x: F.relu(self.conv(x))  # noqa: E731
+
+
 class StarredInput(Calls):
     def forward(self, x: Tensor) -> Tensor:
         arguments = (self.conv(x),)
@@ -173,6 +247,7 @@ class Fancy(Calls):
         (ByGetattr, ["relu"]),
         (LocalName, ["relu"]),
         (FromList, ["relu", "silu"]),
+        (Aten, ["relu", "silu"]),
         (Thin, ["silu"]),
     ],
 )
@@ -183,7 +258,8 @@ def test_a_functional_call_is_a_site(model: type[nn.Module], activations: list[s
     assert {s.kind for s in found} == {"functional"}
     student = converted(teacher, X)
     assert len(layers(student)) == len(activations)
-    assert activation_calls(teacher, X) == len(activations)
+    if model is not Aten:  # whose functions the counter does not know
+        assert activation_calls(teacher, X) == len(activations)
     assert list(teacher.state_dict()) == [key for key in student.state_dict() if key in teacher.state_dict()]
 
 
@@ -210,7 +286,16 @@ def test_a_function_held_as_an_attribute(act: Callable[[Tensor], Tensor]) -> Non
 
 @pytest.mark.parametrize(
     ("model", "says"),
-    [(Fancy, "fancy"), (Mapped, "Mapped.forward"), (StarredInput, "F.relu(*arguments)")],
+    [
+        (Fancy, "fancy"),
+        (Mapped, "Mapped.forward"),
+        (StarredInput, "F.relu(*arguments)"),
+        (PlainList, "other functions"),
+        (OtherFunction, "other functions"),
+        (HelperOrFunction, "HelperOrFunction.forward, line"),
+        (PropertyTwice, "reaches hidden without calling it"),
+        (NoDef, "no `def`"),
+    ],
 )
 def test_a_call_that_cannot_be_rewritten_is_refused_with_its_place(model: type[nn.Module], says: str) -> None:
     teacher = model()
@@ -219,6 +304,24 @@ def test_a_call_that_cannot_be_rewritten_is_refused_with_its_place(model: type[n
     assert says in str(caught.value)
     assert "exclude" in str(caught.value)
     assert type(teacher) is model
+
+
+def test_a_module_and_a_function_of_one_name_are_told_apart() -> None:
+    assert [(s.name, s.kind, s.index) for s in sites(SameName(), X)] == [
+        ("relu", "module", 0),
+        ("relu", "functional", 1),
+    ]
+    converted(SameName(), X)
+
+
+def test_what_is_no_activation_of_the_data_is_left_alone_and_listed() -> None:
+    student = converted(NotOfTheData(), X)
+    assert list(layers(student)) == ["gelu_0"]
+    assert [(item.activation, item.reason) for item in conversion_of(student).left] == [
+        ("softplus", "its input is a parameter"),
+        ("softplus", "its input has no batch or no channels"),
+        ("relu", "its input has no batch or no channels"),
+    ]
 
 
 def test_a_refused_call_can_be_excluded() -> None:

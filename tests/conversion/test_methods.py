@@ -372,6 +372,16 @@ class TryFinally(Base):
         return x
 
 
+class Annotated(Base):
+    """Annotations that cannot be evaluated stay unevaluated."""
+
+    def forward(self, x: Missing) -> Missing:  # type: ignore[name-defined]  # noqa: F821
+        def inner(y: Missing) -> Missing:  # type: ignore[name-defined]  # noqa: F821
+            return F.relu(self.conv(y))
+
+        return inner(inner(x))
+
+
 def make(scale: float) -> nn.Module:
     class Local(Base):
         def forward(self, x: Tensor) -> Tensor:
@@ -423,6 +433,7 @@ def make(scale: float) -> nn.Module:
         (SelfTaken, 2),
         (Positional, 1),
         (TryFinally, 2),
+        (Annotated, 2),
         (functools.partial(make, 2.0), 2),
     ],
 )

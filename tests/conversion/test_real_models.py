@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 
 import pytest
 import torch
-from conversion_checks import activation_calls, layers, tensors
+from conversion_checks import activation_calls, assert_noisy, assert_same_function, layers, tensors
 from torch import Tensor, nn
 
 import stocnoise
@@ -41,11 +40,6 @@ def build(library: str, name: str, side: int) -> nn.Module:
 
     extra = {"aux_logits": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(name, weights=None, num_classes=10, **extra)
-
-
-def image(name: str, side: int) -> Tensor:
-    # The auxiliary heads of these need a fixed feature size in training.
-    return torch.randn(2, 3, side, side)
 
 
 def draw(model: nn.Module, x: Tensor) -> Tensor:
@@ -97,9 +91,6 @@ def train_image(name: str, x: Tensor) -> Tensor:
     return x if side is None else torch.randn(2, 3, side, side)
 
 
-FUSED: list[tuple[str, Callable[[], nn.Module]]] = []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
 def test_models_of_timm_need_no_example_input(name: str) -> None:
@@ -113,7 +104,6 @@ def test_models_of_timm_need_no_example_input(name: str) -> None:
 @pytest.mark.parametrize("act", ["relu", "silu", "leaky_relu", None])
 def test_fused_normalisation_and_activation(act: str | None, apply_act: bool) -> None:
     """timm's BatchNormAct2d: the normalisation stays one, and its activation gets a layer."""
-    from conversion_checks import assert_noisy, assert_same_function
     from timm.layers import BatchNormAct2d
 
     settings = {"act_layer": act} if act else {}

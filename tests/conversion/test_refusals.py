@@ -162,6 +162,14 @@ def test_an_example_that_does_not_run() -> None:
         stocnoise.convert(Small(), torch.randn(2, 3, 6, 6))
 
 
+def test_lazy_parameters() -> None:
+    model = nn.Sequential(nn.LazyConv2d(5, 1), nn.ReLU())
+    with pytest.raises(stocnoise.ConversionError, match="module '0' has lazy parameters: run the model once"):
+        stocnoise.convert(model, X)
+    model(X)
+    assert len(layers(stocnoise.convert(model, X))) == 1
+
+
 def test_what_is_no_module() -> None:
     for wrong in (torch.relu, "resnet18", None):
         with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
