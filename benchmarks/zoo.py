@@ -242,6 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="convert every architecture of timm and torchvision")
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th model, beginning with the i-th")
     parser.add_argument("--models", default="*", help="a glob on the names")
+    parser.add_argument("--source", choices=["timm", "torchvision"], help="only this library")
     parser.add_argument("--families", action="store_true", help="only the first model of each family")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the summary of the results and stop")
@@ -249,7 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     if not options.table:
         warnings.simplefilter("ignore")
         index, shards = map(int, options.shard.split("/"))
-        every = list(one_per_family(entries()) if options.families else entries())
+        every = [entry for entry in entries() if options.source in (None, entry.source)]
+        every = list(one_per_family(every)) if options.families else every
         run((e for e in every[index - 1 :: shards] if fnmatchcase(e.name, options.models)), options.results)
     lines = load(options.results)
     print(table(lines))

@@ -78,7 +78,8 @@ class _Recorder(TorchFunctionMode):
         self._tracer = Tracer()
         self._leaves: list[_Leaf] = []
         self._closed = 0  # how many modules are running whose inside is none of our business
-        self._written: dict[int, tuple[Any, list[Call]]] = {}  # storages by address, held so that none comes again
+        self._written: dict[int, list[Call]] = {}  # by the storage that a call overwrote
+        self._storages: list[Any] = []  # kept, so that no two share an address
         self._noisy: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,8 +122,8 @@ class _Recorder(TorchFunctionMode):
         output: Tensor = func(duplicate, *args[1:], **kwargs)
         call.inplace = _address(output) == _address(duplicate)
         if call.inplace:
-            storage = x.untyped_storage()
-            self._written.setdefault(storage._cdata, (storage, []))[1].append(call)
+            self._written.setdefault(_address(x), []).append(call)
+            self._storages.append(x.untyped_storage())
         if self._leaves and self._leaves[-1].input is x:
             self._leaves[-1].call, self._leaves[-1].result = call, output
         return output
@@ -135,7 +136,7 @@ class _Recorder(TorchFunctionMode):
     def _note_reads(self, values: Any) -> None:
         if self._written:
             for tensor in _tensors(values):
-                for call in self._written.get(_address(tensor), (None, ()))[1]:
+                for call in self._written.get(_address(tensor), ()):
                     call.read_again = True
 
     def hook(self, module: nn.Module) -> Iterator[Any]:
@@ -234,15 +235,6 @@ def _lookup(table: Mapping[Any, Any], func: Any) -> Any:
         return None
 
 
-def _why_not(x: Any) -> str | None:
-    """Why an activation of x is not a site, if so."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        return "its input is no tensor of real numbers"
-    if isinstance(x, nn.Parameter):
-        return "its input is a parameter"
-    return "its input has no batch or no channels" if x.dim() < 2 else None
-
-
 def _shape(name: str, args: Any) -> torch.Size | None:
     """The shape of what `name` returns, where it need not run to say: half the time of a run without data."""
     if not (args and (name in _NORMS or name == "linear") and isinstance(x := args[0], Tensor)):
@@ -260,6 +252,15 @@ def _shape(name: str, args: Any) -> torch.Size | None:
     ):
         return torch.Size((*x.shape[:-1], weight.shape[0]))
     return None
+
+
+def _why_not(x: Any) -> str | None:
+    """Why an activation of x is not a site, if so."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return "its input is no tensor of real numbers"
+    if isinstance(x, nn.Parameter):
+        return "its input is a parameter"
+    return "its input has no batch or no channels" if x.dim() < 2 else None
 
 
 def _address(tensor: Tensor) -> int:
