@@ -97,6 +97,15 @@ def register_activation(cls: type[nn.Module]) -> type[nn.Module]:
 
     Needed only for a class that computes its activation by itself; one that calls a function of torch, such as
     `F.silu`, is found without this. The module must take its input as the first argument and hold no parameters.
+
+    Example:
+        >>> @stocnoise.register_activation
+        ... class Sine(nn.Module):
+        ...     def forward(self, x: Tensor) -> Tensor:
+        ...         return torch.sin(x)
+
+    Raises:
+        TypeError: `cls` is no class of modules.
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"register_activation takes a subclass of torch.nn.Module, not {cls!r}")

@@ -130,6 +130,12 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     model = unwrap_compiled(model)
     if not inplace:
         model = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if rewritten_from(module) is None and any("_stocnoise_rewritten" in vars(cls) for cls in type(module).__mro__):
+            raise ConversionError(
+                f"{name or 'the model'} has been made a {type(module).__name__} since its conversion: undo that first, "
+                "for example with torch.nn.utils.parametrize.remove_parametrizations"
+            )
     for module in list(model.modules()):
         if (made := rewritten_from(module)) is not None:
             for name in made.layers():

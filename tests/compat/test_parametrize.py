@@ -65,3 +65,16 @@ def test_a_parametrised_owner_of_functional_calls_converts() -> None:
     x = torch.randn(3, 4)
     stocnoise.set_gamma(student, 0.0)
     assert torch.equal(student(x), owner(x))
+
+
+def test_a_student_that_was_parametrised_where_calls_are_rewritten_says_so_on_revert() -> None:
+    class Owner(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(super().forward(x))
+
+    student = stocnoise.convert(Owner(4, 4), torch.zeros(2, 4))
+    _halve(student)
+    with pytest.raises(stocnoise.ConversionError, match="remove_parametrizations"):
+        stocnoise.revert(student)
+    parametrize.remove_parametrizations(student, "weight")
+    assert type(stocnoise.revert(student)) is Owner
