@@ -7,6 +7,7 @@ result's memory, and everything else happens there in place.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -92,15 +93,35 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
     if x.numel() == 0:
         return torch.zeros(3, channels, device=x.device)
     count = x.numel() // channels
-    # ATen's batch-norm statistics use every thread (x.std is four times slower), but round the mean to float32, which
-    # spoils the variance at |mean| ≫ std: so they are taken about a pivot, the first element of each channel.
+    # About a pivot, the first element of each channel: without it float32 sums fail at |mean| ≫ std.
     pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(scratch.dtype)
-    x = torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch)
-    x = x.movedim(channel_dim, 1) if x.dim() > 1 else x.view(1, -1)
-    if x.stride(1) == 1:
-        x = x.movedim(1, -1).reshape(-1, channels)
-    mean, var = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
-    return torch.stack([torch.full_like(mean, count), mean + pivot, var * count]).float()
+    d = torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch)
+    inner = [i for i in range(x.dim()) if d.stride(i) < d.stride(channel_dim) and x.shape[i] > 1]
+    mean, m2 = _moments_of_rows(d, channel_dim, inner) if inner else _moments_of_columns(d, channel_dim)
+    return torch.stack([torch.full_like(mean, count), mean + pivot, m2]).float()
+
+
+def _moments_of_rows(d: Tensor, channel_dim: int, inner: list[int]) -> tuple[Tensor, Tensor]:
+    """Mean and M2 of each channel, where its elements lie in rows, along the dimensions `inner`; overwrites d.
+
+    Sums along rows are the fastest reduction there is: 0.7 ms for (64, 64, 32, 32), where `torch.std` takes 11.
+    """
+    wide = torch.float32 if d.device.type == "mps" else torch.float64  # MPS has no float64
+    outer = [i for i in range(d.dim()) if i != channel_dim and i not in inner]
+    length = d.numel() // math.prod(d.shape[i] for i in [*outer, channel_dim])
+    sums = d.sum(inner, keepdim=True).to(wide)
+    squares = d.square_().sum(inner, keepdim=True).to(wide)
+    means = sums / length
+    mean = means.mean(outer, keepdim=True) if outer else means
+    m2 = squares - sums * means + length * (means - mean) ** 2
+    return mean.flatten(), (m2.sum(outer) if outer else m2).flatten()
+
+
+def _moments_of_columns(d: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """The same where neighbours in memory are of different channels."""
+    d = d.movedim(channel_dim, -1).reshape(-1, d.shape[channel_dim])
+    mean, var = torch.ops.aten.batch_norm_update_stats(d, None, None, 0.0)
+    return mean, var * len(d)
 
 
 def forward(
