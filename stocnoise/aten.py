@@ -1,72 +1,36 @@
 """The fused operation through ATen: CPUs, and every device for which there is no Triton kernel.
 
 What costs time on a CPU is not arithmetic but drawing normals (one serial Mersenne Twister) and fresh memory (a large
-temporary is a new mapping, page-faulted on first touch). So normals are drawn by several threads, straight into the
-result's memory, and everything else happens there in place.
+temporary is a new mapping, page-faulted on first touch). So normals are drawn straight into the result's memory, and
+everything else happens there in place. Drawing them in several threads does not pay: for 10 ms after each operation
+ATen's own threads spin on the cores that ours would need.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from stocnoise.activations import Activation
 
-# Elements drawn from one generator. Fixed, so that the stream depends on the seed and not on the number of threads; at
-# 2¹⁷ seeding a generator (6 µs) is 2 % of drawing from it.
-_CHUNK = 1 << 17
-_MASK64 = (1 << 64) - 1
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _threads() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads()), thread_name_prefix="stocnoise")
-    return _pool
-
-
-def _forget_threads() -> None:
-    """A forked child inherits the pool but not its threads: waiting for them would hang."""
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
-
-
-def _mix(seed: int, chunk: int) -> int:
-    """The seed of one chunk's generator, by SplitMix64 (Steele et al. 2014): neighbouring seeds share no stream."""
-    z = (seed + (chunk + 1) * 0x9E3779B97F4A7C15) & _MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return (z ^ (z >> 31)) & (_MASK64 >> 1)
-
 
 def _fill_normal(out: Tensor, seed: Tensor) -> Tensor:
     """Overwrite `out` (dense) with N(0, 1), a pure function of `seed` and the position in memory."""
-    flat = out.as_strided((out.numel(),), (1,))
-    base = int(seed.item())
-
-    def draw(chunk: int) -> None:
-        generator = torch.Generator(device=out.device).manual_seed(_mix(base, chunk))
-        flat[chunk * _CHUNK : (chunk + 1) * _CHUNK].normal_(generator=generator)
-
-    chunks = range(-(-out.numel() // _CHUNK))
-    if len(chunks) > 1 and out.device.type == "cpu" and torch.get_num_threads() > 1:
-        for done in [_threads().submit(draw, chunk) for chunk in chunks]:
-            done.result()
-    else:
-        for chunk in chunks:
-            draw(chunk)
+    generator = torch.Generator(device=out.device).manual_seed(_scrambled(int(seed.item())))
+    out.as_strided((out.numel(),), (1,)).normal_(generator=generator)  # in any other order than memory's it is slow
     return out
+
+
+def _scrambled(seed: int) -> int:
+    """SplitMix64 (Steele et al., OOPSLA 2014): the Mersenne Twister looks at the low 32 bits of its seed alone."""
+    mask = (1 << 64) - 1
+    z = (seed + 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) >> 1
 
 
 def _per_channel(v: Tensor, x: Tensor, channel_dim: int) -> Tensor:
@@ -82,7 +46,10 @@ def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, channel_dim: int, shared:
     """x + scale_c · z, computed in `scratch` (accumulation dtype, dense, of x's shape)."""
     scale = _per_channel(scale.to(scratch.dtype), x, channel_dim)
     if not shared:
-        return _fill_normal(scratch, seed).mul_(scale).add_(x)
+        _fill_normal(scratch, seed)
+        return (
+            torch.addcmul(x, scratch, scale, out=scratch) if x.dtype == scratch.dtype else scratch.mul_(scale).add_(x)
+        )
     row = _fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), seed)
     return torch.add(x, row.mul_(scale), out=scratch)
 

@@ -86,7 +86,7 @@ def test_noise_is_on_and_sigma_frozen_in_eval() -> None:
 
 def test_manual_seed_reproduces_the_noise() -> None:
     layer = filled(6)
-    x = torch.randn(4, 6, 200, 200)  # several chunks
+    x = torch.randn(4, 6, 200, 200)
     torch.manual_seed(5)
     first = layer(x)
     torch.manual_seed(5)
