@@ -231,19 +231,22 @@ class Trainer:
     def _show(self, bar: Any) -> None:
         if bar.disable:
             return
-        shown = bar.n
-        if (
-            bar.update() or shown == 0
-        ):  # the bar is drawn twice a second: figures are fetched from the device no oftener
-            loss, seen, right, clean, right_adversarial, adversarial = self.tally.tolist()
-            figures = {"loss": f"{loss / max(seen, 1):.3f}"}
-            if clean:
-                figures["acc"] = f"{right / clean:.1%}"
-            if adversarial:
-                figures["robust"] = f"{right_adversarial / adversarial:.1%}"
-            if self.gamma is not None:
-                figures["γ"] = f"{self.gamma.value:.3g}"
-            bar.set_postfix(figures)
+        first = bar.n == 0
+        # The bar is drawn twice a second: figures are fetched from the device no oftener.
+        if bar.update() or first or bar.n == bar.total:
+            bar.set_postfix(self._so_far())
+
+    def _so_far(self) -> dict[str, str]:
+        """The epoch's figures up to this batch."""
+        loss, seen, right, clean, right_adversarial, adversarial = self.tally.tolist()
+        figures = {"loss": f"{loss / max(seen, 1):.3f}"}
+        if clean:
+            figures["acc"] = f"{right / clean:.1%}"
+        if adversarial:
+            figures["robust"] = f"{right_adversarial / adversarial:.1%}"
+        if self.gamma is not None:
+            figures["γ"] = f"{self.gamma.value:.3g}"
+        return figures
 
     # Batches
 
