@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import stocnoise
 
@@ -25,6 +27,8 @@ def test_import_loads_torch_and_no_other_heavy_library() -> None:
 def test_it_works_where_triton_and_the_extras_cannot_be_imported() -> None:
     code = f"""
 import sys
+import tomllib
+from pathlib import Path
 sys.modules.update(dict.fromkeys({HEAVY}))  # importing a module that is None there fails
 import torch, stocnoise
 student = stocnoise.convert(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()), torch.zeros(2, 3))
@@ -45,3 +49,13 @@ def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
     assert version("stocnoise") == stocnoise.__version__
+
+
+def test_the_wheel_holds_every_package_and_the_marker_of_types() -> None:
+    root = Path(__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(init.parent.relative_to(root).parts) for init in (root / "stocnoise").rglob("__init__.py")}
+    assert set(settings["packages"]) == found | {"stocnoise.kernels"}
+    assert settings["package-dir"] == {"stocnoise.kernels": "kernels"}
+    assert "py.typed" in settings["package-data"]["stocnoise"]
+    assert (root / "stocnoise" / "py.typed").exists()
