@@ -54,6 +54,7 @@ def clean_figures(clean: Score) -> Clean:
         spread,
         clean.vote.double().mean().item(),
         clean.averaged.double().mean().item(),
+        clean,
     )
 
 
@@ -91,11 +92,12 @@ def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str)
         median_l2=torch.cat(tally.l2).median().item(),
         settings=settings,
         successes=hit,
+        score=attacked,
     )
 
 
 def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]) -> Entry:
-    hit, chosen, correct = worst_case(clean, attacked)
+    hit, chosen, unbiased = worst_case(clean, attacked)
     images = len(chosen)
     l2 = torch.stack([torch.cat(tally.l2) for tally in tallies]).gather(0, chosen[None]).squeeze(0)
     best = Score(
@@ -106,7 +108,7 @@ def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]
         attack=WORST,
         eps=eps,
         asr=hit.rate,
-        robust_accuracy=ratio(correct, torch.ones(images, dtype=torch.float64)),
+        robust_accuracy=ratio(unbiased.p, torch.ones(images, dtype=torch.float64)),
         vote_asr=vote_successes(clean, best).rate.value,
         averaged_asr=averaged_successes(clean, best).rate.value,
         any_asr=any_successes(clean, best).rate.value,
@@ -117,6 +119,7 @@ def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]
         median_l2=l2.median().item(),
         settings=f"for each image the best of {len(attacked)} attacks",
         successes=hit,
+        score=unbiased,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stocnoise.evaluation.scoring import Rate, Successes
+from stocnoise.evaluation.scoring import Rate, Score, Successes
 from stocnoise.evaluation.table import epsilon, percent, table
 from stocnoise.storage import replacing
 
@@ -49,6 +49,8 @@ class Entry:
     """Median ‖δ‖₂ of the images as scored."""
     settings: str
     successes: Successes = field(repr=False, compare=False)
+    score: Score = field(repr=False, compare=False)
+    """Image by image, whether each fresh draw is right under the attack; in the worst case those that did not choose."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -79,6 +81,8 @@ class Clean:
     """Standard deviation of the accuracy over passes, each over all images with new noise."""
     vote: float
     averaged: float
+    score: Score = field(repr=False, compare=False)
+    """Image by image, whether each draw is right."""
 
     def to_dict(self) -> dict[str, Any]:
         return {

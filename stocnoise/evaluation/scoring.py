@@ -121,18 +121,20 @@ def any_successes(clean: Score, attacked: Score) -> Successes:
     return Successes(p * (~attacked.correct.all(1)).double(), p)
 
 
-def worst_case(clean: Score, attacked: list[Score]) -> tuple[Successes, Tensor, Tensor]:
-    """ASR against the best of several attacks for each image; also which that is, and the correctness left, (n,) each.
+def worst_case(clean: Score, attacked: list[Score]) -> tuple[Successes, Tensor, Score]:
+    """ASR against the best of several attacks for each image; also which that is, (n,), and its score.
 
     The best is chosen by one half of the draws and scored by the other: the maximum of several noisy estimates would be
     too high. A single draw (a deterministic model) does both.
     """
-    correct = torch.stack([each.correct.double() for each in attacked])
+    correct = torch.stack([each.correct for each in attacked])
     draws = correct.shape[2]
-    chosen = correct[:, :, : max(1, draws // 2)].mean(2).argmin(0)
-    q = correct[:, :, draws // 2 :].mean(2).gather(0, chosen[None]).squeeze(0)
+    chosen = correct[:, :, : max(1, draws // 2)].double().mean(2).argmin(0)
+    images = torch.arange(len(chosen))
+    averaged = torch.stack([each.averaged for each in attacked])[chosen, images]
+    left = Score(correct[chosen, images, draws // 2 :], averaged)
     p = clean.p
-    return Successes(p * (1 - q), p), chosen, q
+    return Successes(p * (1 - left.p), p), chosen, left
 
 
 def difference(first: Successes, second: Successes) -> tuple[float, float]:

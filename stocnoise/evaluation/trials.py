@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from stocnoise.attacks import Attack, BallAttack, overshoot
+from stocnoise.attacks import Attack, BallAttack, Boundary, overshoot
 from stocnoise.attacks.ball import Norm, norms
 from stocnoise.attacks.registry import named_attack
 from stocnoise.evaluation.inputs import Counted
@@ -29,8 +29,12 @@ class Job:
 
     label: str
     attack: Attack
-    overshoot: float = 1.0
-    """How far past the point that a minimum-norm attack found, in units of its distance, an image is scored."""
+
+    @property
+    def overshoot(self) -> float:
+        """How far past the point that a minimum-norm attack found, in units of its distance, an image is scored."""
+        # The raw figure is the published one: what the attack found, as it found it.
+        return 1.0 if _is_raw(self.attack) else _OVERSHOOT
 
     def keys(self, eps: Sequence[float]) -> list[Key]:
         """The entries that this job makes."""
@@ -44,15 +48,15 @@ def named_jobs(
     jobs: list[Job] = []
     for attack in wanted:
         if isinstance(attack, str):
-            jobs.append(_named_job(attack, norm, steps, eot, source))
+            jobs.append(Job(attack, named_attack(attack, norm=norm, steps=steps, eot=eot, source=source)))
             if attack == "boundary" and stochastic and "boundary-raw" not in wanted:
-                jobs.append(_named_job("boundary-raw", norm, steps, eot, source))
+                jobs.append(Job("boundary-raw", Boundary(noise="raw")))
         elif isinstance(attack, Attack):
             if isinstance(attack, BallAttack) and attack.norm != norm:
                 raise ValueError(f"{attack} has another norm than this evaluation, {norm!r}")
-            label = type(attack).__name__.lower()
+            label = type(attack).__name__.lower() + ("-raw" if _is_raw(attack) else "")
             taken = sum(job.label.split(" #")[0] == label for job in jobs)
-            jobs.append(Job(f"{label} #{taken + 1}" if taken else label, attack, _OVERSHOOT))
+            jobs.append(Job(f"{label} #{taken + 1}" if taken else label, attack))
         else:
             raise ValueError(f"an attack must be a name or an attack object, not {attack!r}")
     if len({job.label for job in jobs}) < len(jobs):
@@ -60,10 +64,8 @@ def named_jobs(
     return jobs
 
 
-def _named_job(name: str, norm: Norm, steps: int, eot: int, source: nn.Module | None) -> Job:
-    # The raw figure is the published one: what the attack found, as it found it.
-    factor = 1.0 if name == "boundary-raw" else _OVERSHOOT
-    return Job(name, named_attack(name, norm=norm, steps=steps, eot=eot, source=source), factor)
+def _is_raw(attack: Attack) -> bool:
+    return isinstance(attack, Boundary) and attack.noise == "raw"
 
 
 @dataclass

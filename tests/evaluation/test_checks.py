@@ -9,7 +9,7 @@ import stocnoise
 from stocnoise.attacks import BallAttack
 from stocnoise.evaluation.attack_checks import entry_warnings
 from stocnoise.evaluation.report import Entry
-from stocnoise.evaluation.scoring import Rate, Successes
+from stocnoise.evaluation.scoring import Rate, Score, Successes
 
 X, Y = (t[:96] for t in digits()[2:])
 
@@ -151,7 +151,8 @@ def test_images_outside_the_ball_do_not_count_unnoticed():
 def entry(attack, eps, hits, gradients=10.0):
     hit = Successes(torch.tensor(hits, dtype=torch.float64), torch.ones(len(hits), dtype=torch.float64))
     zero = Rate(0.0, 0.0, 0.0)
-    return Entry(attack, eps, hit.rate, zero, 0, 0, 0, len(hits), gradients, 0, 0, 0, "", hit)
+    right = Score(1 - torch.tensor(hits)[:, None], 1 - torch.tensor(hits))
+    return Entry(attack, eps, hit.rate, zero, 0, 0, 0, len(hits), gradients, 0, 0, 0, "", hit, right)
 
 
 def test_entries_must_rise_with_eps_and_white_box_must_lead():

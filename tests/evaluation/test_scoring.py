@@ -101,8 +101,8 @@ def test_worst_case_is_not_fooled_by_the_luck_of_many_attacks():
 
 def test_worst_case_takes_the_best_attack_of_each_image():
     clean = flags([1, 1], [1, 1])
-    hit, chosen, correct = worst_case(clean, [flags([0, 0], [1, 1]), flags([1, 1], [0, 0])])
-    assert hit.rate.value == 1.0 and chosen.tolist() == [0, 1] and correct.tolist() == [0, 0]
+    hit, chosen, left = worst_case(clean, [flags([0, 0], [1, 1]), flags([1, 1], [0, 0])])
+    assert hit.rate.value == 1.0 and chosen.tolist() == [0, 1] and left.p.tolist() == [0, 0]
     single, _, _ = worst_case(flags([1], [1]), [flags([0], [1]), flags([1], [0])])
     assert single.rate.value == 1.0
 

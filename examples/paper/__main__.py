@@ -1,0 +1,45 @@
+"""The paper at one scale, from the data to the report: `python -m examples.paper digits`.
+
+What was interrupted goes on at the next call. The scales are the TOML files in `examples/paper/scales/`: digits,
+cifar10-small, cifar10, cifar100; a TOML file of your own may be given instead. Results and report are written to
+`examples/paper/results/<scale>/`, networks and checkpoints to `runs/paper/<scale>/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from examples.paper import report, results, scale, units
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m examples.paper", description=__doc__)
+    parser.add_argument("scale", help="name of a scale, or a TOML file")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
+    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the scale's")
+    parser.add_argument("--jobs", type=int, default=1, help="units of work at once, each with its share of the cores")
+    parser.add_argument("--work", type=Path, default=Path("runs/paper"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--report", action="store_true", help="only write the report again, from the results")
+    arguments = parser.parse_args()
+    try:
+        chosen = scale.load(arguments.scale)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.seeds:
+        chosen = dataclasses.replace(chosen, seeds=tuple(arguments.seeds))
+    out = arguments.out / chosen.name
+    if not arguments.report:
+        failed = units.run(chosen, arguments.data, arguments.work, arguments.jobs)
+        results.collect(chosen, arguments.work, out)
+        if failed:
+            print(*failed, sep="\n\n", file=sys.stderr)
+            sys.exit(f"{len(failed)} of the units failed; the same command tries them again")
+    print(f"The report is {report.write(chosen, out)}.")
+
+
+if __name__ == "__main__":
+    main()

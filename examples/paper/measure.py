@@ -1,0 +1,201 @@
+"""What is measured on a trained network: as in the paper, and as an expert would."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import stocnoise
+from examples.paper.images import Batch, Split, batches
+from examples.paper.scale import Scale
+from stocnoise.attacks import losses
+from stocnoise.evaluation.report import WORST
+
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to measure, and what it is measured with."""
+
+    scale: Scale
+    split: Split
+    model: nn.Module
+    teacher: nn.Module
+    seed: int
+
+    @property
+    def stochastic(self) -> bool:
+        return any(stocnoise.stochastic_layers(self.model))
+
+    def images(self, count: int | None = None) -> list[Batch]:
+        return batches(self.split.test, count, BATCH)
+
+    def evaluate(self, model: nn.Module, data: list[Batch], attacks: list[Any], eps: Any, **more: Any) -> Any:
+        attack = self.scale.attacks
+        settings = {"steps": attack.steps, "eot": 1, "draws": attack.draws, "checks": False, "progress": False}
+        return stocnoise.evaluate(model, data, attacks, eps, seed=self.seed, **(settings | more))
+
+
+class Averaged(nn.Module):
+    """log of the mean softmax over `samples` draws: the averaged predictor, differentiable, for an adaptive attack."""
+
+    def __init__(self, model: nn.Module, samples: int) -> None:
+        super().__init__()
+        self.model, self.samples = model, samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x.repeat(self.samples, 1, 1, 1)).unflatten(0, (self.samples, len(x)))
+        return logits.log_softmax(2).logsumexp(0) - torch.tensor(self.samples).log()
+
+
+def plain(subject: Subject) -> dict[str, Any]:
+    """As in the paper: BIM, MIM and CW with one draw a gradient, and BIM and MIM made on the teacher."""
+    attack = subject.scale.attacks
+    transfers = [
+        stocnoise.Transfer(source=subject.teacher, attack=make(steps=attack.steps))
+        for make in (stocnoise.BIM, stocnoise.MIM)
+    ]
+    images = subject.images(attack.images)
+    report = subject.evaluate(subject.model, images, ["bim", "mim", *transfers], attack.eps)
+    cw = subject.evaluate(subject.model, images, ["cw"], attack.l2, norm="l2")
+    names = {"transfer": "transfer-bim", "transfer #2": "transfer-mim"}
+    return _figures([report, cw], names) | {"clean": report.clean.to_dict()}
+
+
+def expectation(subject: Subject) -> dict[str, Any]:
+    """The same white-box attacks with EOT, and the strongest: of these, PGD on the margin and APGD, the worst case."""
+    attack = subject.scale.attacks
+    images = subject.images(attack.images)
+    names = ["bim", "mim", "pgd-margin", "apgd"]
+    report = subject.evaluate(subject.model, images, names, attack.eps, eot=attack.eot)
+    cw = subject.evaluate(subject.model, images, ["cw"], attack.l2, norm="l2", eot=attack.eot)
+    return _figures([report, cw])
+
+
+def strongest(subject: Subject) -> dict[str, Any]:
+    """At the ε of training, image by image: EOT, restarts, two losses, a frozen draw, noise off; equal gradients.
+
+    A model without noise is attacked with as many restarts as a stochastic one with draws.
+    """
+    return _strongest(subject, subject.model, subject.stochastic, subject.scale.attacks.eot)
+
+
+def averaged(subject: Subject) -> dict[str, Any]:
+    """The same for the averaged predictor, whose own loss is attacked: each gradient is of a mean over its draws."""
+    samples = subject.scale.attacks.averaged_samples
+    return _strongest(subject, Averaged(subject.model, samples).eval(), True, 1, draws=4)
+
+
+def noise_off(subject: Subject) -> dict[str, Any]:
+    """The same for the student with its noise switched off at test time."""
+    with stocnoise.deterministic(subject.model):
+        return _strongest(subject, subject.model, False, subject.scale.attacks.eot)
+
+
+def _strongest(subject: Subject, model: nn.Module, stochastic: bool, tries: int, **more: Any) -> dict[str, Any]:
+    steps = subject.scale.attacks.steps * (1 if isinstance(model, Averaged) else 2)
+    budget: dict[str, Any] = {"steps": steps} | ({"eot": tries} if stochastic else {"restarts": tries})
+    attacks: list[Any] = [
+        stocnoise.PGD(**budget),
+        stocnoise.APGD(**budget),
+        stocnoise.APGD(**budget, loss=losses.margin),
+    ]
+    labels = {"pgd": "PGD", "apgd": "APGD", "apgd #2": "APGD, margin"}
+    eps = subject.scale.training.eps
+    if not stochastic:
+        report = subject.evaluate(model, subject.images(), attacks, eps)
+    else:
+        frozen, off = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
+        attacks += [
+            stocnoise.Transfer(source=source, attack=stocnoise.PGD(steps=steps, restarts=max(1, tries // 2)))
+            for source in (frozen, off)
+        ]
+        labels |= {"transfer": "PGD on one frozen draw", "transfer #2": "PGD with the noise off"}
+        with stocnoise.fixed_noise(frozen, subject.seed), stocnoise.deterministic(off):
+            report = subject.evaluate(model, subject.images(), attacks, eps, eot=tries, **more)
+    worst = report[WORST, eps].score
+    return _figures([report], labels) | {
+        "clean": report.clean.to_dict(),
+        "per_image": {"clean": _answers(report.clean.score), "attacked": _answers(worst)},
+    }
+
+
+def boundary(subject: Subject) -> dict[str, Any]:
+    """Boundary Attack, raw as in the paper and, for a stochastic model, on frozen noise, scored on fresh draws."""
+    attack = subject.scale.attacks
+    wanted = [stocnoise.Boundary(steps=attack.boundary_steps, noise="raw")]
+    if subject.stochastic:
+        wanted.append(stocnoise.Boundary(steps=attack.boundary_steps))
+    report = subject.evaluate(subject.model, subject.images(attack.boundary_images), wanted, attack.l2, norm="l2")
+    return _figures([report])
+
+
+def autoattack(subject: Subject) -> dict[str, Any]:
+    """AutoAttack at the ε of training: `rand` where there is noise, else `standard`."""
+    data = subject.images(subject.scale.attacks.autoattack_images)
+    attack = stocnoise.AutoAttack(version="rand" if subject.stochastic else "standard")
+    return _figures([subject.evaluate(subject.model, data, [attack], subject.scale.training.eps)])
+
+
+def ablation(subject: Subject) -> dict[str, Any]:
+    """PGD at the ε of training with one draw, and with EOT; APGD with EOT."""
+    attack = subject.scale.attacks
+    wanted = [
+        stocnoise.PGD(steps=attack.steps),
+        stocnoise.PGD(steps=attack.steps, eot=attack.eot),
+        stocnoise.APGD(steps=attack.steps, eot=attack.eot),
+    ]
+    report = subject.evaluate(
+        subject.model, subject.images(attack.images), wanted, subject.scale.training.eps, eot=attack.eot
+    )
+    return _figures([report], {"pgd": "PGD", "pgd #2": "PGD, EOT", "apgd": "APGD, EOT"}) | {
+        "clean": report.clean.to_dict()
+    }
+
+
+MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
+    "plain": plain,
+    "expectation": expectation,
+    "strongest": strongest,
+    "averaged": averaged,
+    "noise-off": noise_off,
+    "boundary": boundary,
+    "autoattack": autoattack,
+    "ablation": ablation,
+}
+
+
+def _figures(reports: list[stocnoise.Report], labels: dict[str, str] | None = None) -> dict[str, Any]:
+    """The entries of reports under the names that the tables use, and what they rest on."""
+    kept = ("eps", "asr", "asr_interval", "robust_accuracy", "robust_accuracy_interval", "gradients_per_image")
+    attacks = []
+    for report in reports:
+        for entry in report.entries:
+            data = entry.to_dict()
+            name = (labels or {}).get(entry.attack, entry.attack)
+            figures = {key: _rounded(data[key]) for key in kept}
+            attacks.append({"attack": name, "norm": report.settings["norm"], **figures, "settings": entry.settings})
+    warnings = [warning for report in reports for warning in report.warnings]
+    shown = ("images", "fingerprint", "eot", "draws", "seed", "stochastic", "device", "versions")
+    return {"attacks": attacks, "warnings": warnings, "settings": {key: reports[0].settings[key] for key in shown}}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _answers(score: Any) -> dict[str, Any]:
+    """By image: how many of the draws are right, and whether the mean softmax is."""
+    return {
+        "draws": score.correct.shape[1],
+        "right": score.correct.sum(1).tolist(),
+        "averaged": score.averaged.int().tolist(),
+    }

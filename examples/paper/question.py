@@ -1,0 +1,159 @@
+"""At equal clean accuracy and equal budget, is the student ahead of adversarial training? With intervals.
+
+Adversarial training at several ε gives a line of robust accuracy against clean accuracy. A student's gap is its robust
+accuracy minus the line's at the student's clean accuracy. Robust accuracy is the worst case of the measurement
+"strongest", image by image. The 95 % interval is a bootstrap over seeds and images, the images paired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples.paper import recipes
+from examples.paper.results import Results
+from examples.paper.scale import Scale
+
+_RESAMPLES = 4000
+
+NO_NOISE = "no noise"
+PREDICTORS = {
+    "one draw": ("strongest", "draws"),
+    "vote": ("strongest", "vote"),
+    "averaged": ("averaged", "draws"),
+    "noise off": ("noise-off", "draws"),
+}
+"""How a student answers: the measurement that holds it, and what of it counts as right."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The share of right answers by seed and image, (seeds, images), on clean and on attacked images."""
+
+    clean: Tensor
+    attacked: Tensor
+
+    def means(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean and robust accuracy, (resamples,), each image and seed as often as the resample has it."""
+        return tuple(  # type: ignore[return-value]
+            ((part @ images.T).T * seeds).sum(1) / (images.sum(1) * seeds.sum(1))
+            for part in (self.clean, self.attacked)
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model on the plane of clean and robust accuracy, in fractions; the intervals are (low, high)."""
+
+    title: str
+    predictor: str
+    seeds: int
+    clean: float
+    robust: float
+    robust_interval: tuple[float, float]
+    gap: float | None = None
+    """Robust accuracy above AT's line at equal clean accuracy; None for AT itself."""
+    gap_interval: tuple[float, float] | None = None
+    inside: bool = True
+    """Whether AT's line reaches this clean accuracy; if not, the gap is from its nearer end."""
+
+
+def line_and_rows(results: Results, scale: Scale) -> tuple[list[Row], list[Row]]:
+    """AT's line, and everything that is held against it; both empty if AT was not measured."""
+    names = ["at", *recipes.at_line(scale)]
+    line = {name: answers for name in names if (answers := _answers(results, name, "one draw")) is not None}
+    if "at" not in line:
+        return [], []
+    generator = torch.Generator().manual_seed(0)
+    count, size = line["at"].clean.shape
+    images = _resampled(size, generator)
+    seeds = _resampled(count, generator)
+    titles = {each["recipe"]: each["title"] for each in results.lines if "recipe" in each}
+    # The first resample is the data itself.
+    points = {name: answers.means(images, seeds) for name, answers in line.items()}
+    clean, robust = (torch.stack([point[i] for point in points.values()], 1) for i in (0, 1))
+    on_line = [_row(titles[name], NO_NOISE, count, *points[name]) for name in line]
+    held = []
+    wanted = [
+        ("trades", NO_NOISE),
+        *((name, p) for name in ("l2p", "anis", *recipes.students(scale)) for p in PREDICTORS),
+    ]
+    for name, predictor in wanted:
+        answers = _answers(results, name, "one draw" if predictor == NO_NOISE else predictor)
+        if answers is not None and answers.clean.shape == (count, size):
+            c, r = answers.means(images, seeds)
+            inside = bool(clean[0].min() <= c[0] <= clean[0].max())
+            held.append(_row(titles[name], predictor, count, c, r, r - interpolated(clean, robust, c), inside))
+    return on_line, held
+
+
+def interpolated(xs: Tensor, ys: Tensor, at: Tensor) -> Tensor:
+    """Row by row, the piecewise linear curve through the points (xs, ys), (R, K), at `at` (R,); flat beyond."""
+    order = xs.argsort(1)
+    xs, ys = xs.gather(1, order), ys.gather(1, order)
+    if xs.shape[1] == 1:
+        return ys[:, 0]
+    right = torch.searchsorted(xs.contiguous(), at[:, None].contiguous()).clamp(1, xs.shape[1] - 1)
+    x0, x1, y0, y1 = (part.gather(1, index)[:, 0] for part in (xs, ys) for index in (right - 1, right))
+    share = ((at - x0) / (x1 - x0).clamp_min(1e-12)).clamp(0, 1)
+    return y0 + share * (y1 - y0)
+
+
+def _resampled(size: int, generator: torch.Generator) -> Tensor:
+    """How often each of `size` things is drawn in each resample, the first of which is the sample itself."""
+    drawn = torch.randint(size, (_RESAMPLES, size), generator=generator)
+    counts = torch.zeros(_RESAMPLES, size, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(counts))
+    return torch.cat([torch.ones(1, size, dtype=torch.float64), counts])
+
+
+def _answers(results: Results, recipe: str, predictor: str) -> Answers | None:
+    kind, counted = PREDICTORS[predictor]
+    found = [line["per_image"] for line in results.of(recipe, kind)]
+    if not found:
+        return None
+    clean, attacked = (torch.stack([_right(each[part], counted) for each in found]) for part in ("clean", "attacked"))
+    return Answers(clean, attacked)
+
+
+def _right(answers: dict[str, Any], counted: str) -> Tensor:
+    share = torch.tensor(answers["right"], dtype=torch.float64) / answers["draws"]
+    return (share > 0.5).double() if counted == "vote" else share
+
+
+def _row(
+    title: str,
+    predictor: str,
+    seeds: int,
+    clean: Tensor,
+    robust: Tensor,
+    gap: Tensor | None = None,
+    inside: bool = True,
+) -> Row:
+    return Row(
+        title,
+        predictor,
+        seeds,
+        clean[0].item(),
+        robust[0].item(),
+        _interval(robust),
+        None if gap is None else gap[0].item(),
+        None if gap is None else _interval(gap),
+        inside,
+    )
+
+
+def _interval(values: Tensor) -> tuple[float, float]:
+    low, high = values[1:].quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return low, high
+
+
+def verdict(row: Row) -> str:
+    """Where a student stands against AT's line."""
+    assert row.gap is not None and row.gap_interval is not None
+    low, high = row.gap_interval
+    place = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
+    return f"{place} AT ({100 * row.gap:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}])"

@@ -1,0 +1,161 @@
+"""Every training of a scale: the defences of the paper's tables, its ablations, and what they are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import stocnoise
+from examples.paper.scale import Scale
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training: a `layer` (None: no noise), an objective, and what differs from the scale's settings."""
+
+    name: str
+    title: str
+    objective: str
+    epochs: int
+    eps: float
+    lr: float
+    layer: type[stocnoise.StochasticActivation] | None = None
+    gamma: float | None = None
+    """γ_max."""
+    from_teacher: bool = True
+    watched: bool = False
+    """Whether held-out images are attacked after each epoch."""
+    plane: bool = False
+    """Whether the decision boundary is recorded."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "objective": self.objective,
+            "layer": None if self.layer is None else self.layer.__name__,
+            "gamma": self.gamma,
+            "eps": self.eps,
+            "lr": self.lr,
+            "epochs": self.epochs,
+            "from_teacher": self.from_teacher,
+        }
+
+
+TABLE = ("none", "at", "trades", "l2p", "anis")
+"""The paper's five defences."""
+
+VARIANTS = {"anis": "original", "no-at": "without AT", "no-ema": "without EMA", "no-init": "without teacher"}
+"""The paper's ablations."""
+
+_CHANGES: dict[str, dict[str, Any]] = {
+    "no-at": {"objective": "clean"},
+    "no-ema": {"layer": stocnoise.StocFixed},
+    "no-init": {"from_teacher": False},
+}
+
+
+def teacher(scale: Scale) -> Recipe:
+    settings = scale.training
+    return Recipe("teacher", "teacher", "clean", settings.teacher_epochs, settings.eps, settings.lr, from_teacher=False)
+
+
+def defences(scale: Scale) -> dict[str, Recipe]:
+    """The five of the tables, by name: from the same teacher, for the same number of epochs."""
+    settings = scale.training
+    plain = Recipe("none", "None", "clean", settings.epochs, settings.eps, settings.lr)
+    planes = bool(scale.studies.plane_epochs)
+    return {
+        recipe.name: recipe
+        for recipe in (
+            plain,
+            replace(plain, name="at", title="AT", objective="at", plane=planes),
+            replace(plain, name="trades", title="TRADES", objective="trades"),
+            replace(plain, name="l2p", title="L2P", objective="l2p", layer=stocnoise.StocL2P),
+            student(scale, settings.gamma),
+        )
+    }
+
+
+def student(scale: Scale, gamma: float) -> Recipe:
+    """The student whose γ grows to `gamma`; "anis" is the one of the tables."""
+    settings = scale.training
+    ours = gamma == settings.gamma
+    return Recipe(
+        name="anis" if ours else f"anis-{gamma:g}",
+        title="ANIS²" if ours else f"ANIS² γ→{gamma:g}",
+        objective="at",
+        epochs=settings.epochs,
+        eps=settings.eps,
+        lr=settings.lr,
+        layer=stocnoise.StocReLUEMA,
+        gamma=gamma,
+        plane=ours and bool(scale.studies.plane_epochs),
+    )
+
+
+def at_line(scale: Scale) -> dict[str, Recipe]:
+    """Adversarial training at other ε."""
+    at = defences(scale)["at"]
+    return {
+        f"at-{eps:.3g}": replace(at, name=f"at-{eps:.3g}", title=f"AT at ε = {eps:.3g}", eps=eps, plane=False)
+        for eps in scale.studies.at_eps
+    }
+
+
+def students(scale: Scale) -> dict[str, Recipe]:
+    """Students of other γ_max, held against AT's line."""
+    return {recipe.name: recipe for recipe in (student(scale, gamma) for gamma in scale.studies.students)}
+
+
+def ablations(scale: Scale) -> dict[tuple[str, float], Recipe]:
+    """By variant and γ_max; the original at the tables' γ_max is the student of the tables."""
+    found = {}
+    for gamma in scale.studies.gammas:
+        original = student(scale, gamma)
+        found["anis", gamma] = original
+        for variant, change in _CHANGES.items():
+            keeps_plane = original.plane and variant == "no-at"
+            found[variant, gamma] = replace(
+                original,
+                name=f"{variant}-{gamma:g}",
+                title=f"{VARIANTS[variant]}, γ→{gamma:g}",
+                plane=keeps_plane,
+                **change,
+            )
+    return found
+
+
+def long_runs(scale: Scale) -> dict[str, Recipe]:
+    """AT and the student, trained for long, attacked on held-out images after each epoch."""
+    epochs = scale.studies.long_epochs
+    if epochs is None:
+        return {}
+    chosen = defences(scale)
+    return {
+        f"{name}-long": replace(
+            chosen[name],
+            name=f"{name}-long",
+            title=f"{chosen[name].title}, {epochs} epochs",
+            epochs=epochs,
+            watched=True,
+            plane=False,
+        )
+        for name in ("at", "anis")
+    }
+
+
+def learning_rates(scale: Scale) -> dict[str, Recipe]:
+    """AT and the student at other learning rates, judged on held-out images."""
+    chosen = defences(scale)
+    return {
+        f"{name}-lr-{lr:g}": replace(
+            chosen[name],
+            name=f"{name}-lr-{lr:g}",
+            title=f"{chosen[name].title}, learning rate {lr:g}",
+            lr=lr,
+            watched=True,
+            plane=False,
+        )
+        for lr in scale.studies.learning_rates
+        for name in ("at", "anis")
+    }

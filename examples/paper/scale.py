@@ -1,0 +1,139 @@
+"""A scale of the reproduction: its data, network, budgets and seeds, read from a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+SCALES = Path(__file__).parent / "scales"
+
+
+@dataclass(frozen=True)
+class Data:
+    source: str
+    """"digits", "cifar10", "cifar100" (torchvision's), or "folder": an ImageFolder with train/ and test/."""
+    image_size: int
+    """Larger images are averaged down to this."""
+    holdout: int
+    """Training images that nobody trains on: settings are chosen, and overfitting is watched, on these."""
+    train_images: int | None = None
+    test_images: int | None = None
+    augment: bool = True
+    """Random crops and flips."""
+    flip: bool = True
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    teacher_epochs: int
+    epochs: int
+    """Of every defence."""
+    batch_size: int
+    eps: float
+    steps: int
+    step_size: float
+    gamma: float
+    """γ_max of the student in the tables."""
+    lr: float = 0.05
+    beta: float = 6.0
+    """Of TRADES."""
+    l2p_noise_after: int = 1
+    l2p_adversarial_after: int = 2
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Attacks:
+    images: int
+    """Test images of the figures; the question that matters is asked on all of them."""
+    eps: tuple[float, ...]
+    steps: int
+    eot: int
+    draws: int
+    l2: tuple[float, ...]
+    """Of CW and Boundary, whose norm it is."""
+    boundary_images: int
+    boundary_steps: int
+    autoattack_images: int
+    """0 leaves it out."""
+    averaged_samples: int = 16
+    """Draws of the averaged predictor."""
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What is varied beside the defences of the tables."""
+
+    at_eps: tuple[float, ...] = ()
+    """Adversarial training at other ε: with the one of the tables, the line of accuracy against robustness."""
+    students: tuple[float, ...] = ()
+    """Other γ_max of students held against that line."""
+    gammas: tuple[float, ...] = ()
+    """γ_max of the ablations; none leaves them out."""
+    gamma_seeds: tuple[int, ...] = ()
+    learning_rates: tuple[float, ...] = ()
+    """Of AT and of the student, judged on held-out images."""
+    long_epochs: int | None = None
+    """A training that long, to see robust overfitting; None leaves it out."""
+    plane_epochs: tuple[int, ...] = ()
+    """Epochs after which the decision boundary is drawn; none leaves it out."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    name: str
+    network: str
+    width: int
+    seeds: tuple[int, ...]
+    note: str
+    """What the figures must not be compared with."""
+    data: Data
+    training: Training
+    attacks: Attacks
+    studies: Studies = Studies()
+
+
+def load(name: str) -> Scale:
+    """The scale of that name, or of a TOML file.
+
+    Raises:
+        ValueError: there is no such scale, or a setting in it is unknown, missing or of the wrong kind.
+    """
+    path = Path(name) if name.endswith(".toml") else SCALES / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in SCALES.glob("*.toml")))
+        raise ValueError(f"there is no scale {name!r}: choose from {known}, or give a TOML file")
+    return _build(Scale, tomllib.loads(path.read_text()) | {"name": path.stem}, path.name)
+
+
+def _build(cls: Any, given: dict[str, Any], where: str) -> Any:
+    kinds = typing.get_type_hints(cls)
+    required = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+    if wrong := sorted(given.keys() - kinds.keys()) + sorted(required - given.keys()):
+        raise ValueError(f"{where}: unknown or missing: {', '.join(wrong)}")
+    return cls(**{name: _value(kinds[name], value, f"{where}: {name}") for name, value in given.items()})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """`value` as a `kind`; a number may be written as a fraction, "8/255"."""
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    if typing.get_origin(kind) is tuple:
+        return tuple(_value(typing.get_args(kind)[0], each, where) for each in value)
+    if kind is float:
+        return float(Fraction(str(value)))
+    if typing.get_origin(kind) is Literal:
+        fits = value in typing.get_args(kind)
+    else:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
+        raise ValueError(f"{where} cannot be {value!r}")
+    return value

@@ -1,0 +1,111 @@
+"""From a recipe to a trained network, once: what is finished is read, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import stocnoise
+from examples.paper import plane
+from examples.paper.images import Split, batches
+from examples.paper.networks import network
+from examples.paper.recipes import Recipe
+from examples.paper.scale import Scale
+from stocnoise.storage import replacing
+from stocnoise.training import Epoch
+
+
+def folder(work: Path, scale: Scale, seed: int, recipe: str) -> Path:
+    return work / scale.name / f"seed{seed}" / recipe
+
+
+def untrained(scale: Scale, split: Split, recipe: Recipe, seed: int) -> nn.Module:
+    """The network of a recipe with new weights; the same for a seed, whatever the recipe."""
+    torch.manual_seed(seed)
+    bare = network(scale.network, scale.width, split.channels, split.classes)
+    model = stocnoise.normalized(bare, split.mean, split.std)
+    if recipe.layer is None:
+        return model
+    return stocnoise.convert(model, split.test.everything()[0][:2], layer=recipe.layer)
+
+
+def trained(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> nn.Module:
+    """The network that `train` left; FileNotFoundError if it did not."""
+    model = untrained(scale, split, recipe, seed)
+    model.load_state_dict(load_file(folder(work, scale, seed, recipe.name) / "model.safetensors"))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def train(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> None:
+    """Train a recipe, or go on where an earlier call was killed; writes model.safetensors and training.json."""
+    home = folder(work, scale, seed, recipe.name)
+    model = untrained(scale, split, recipe, seed)
+    if recipe.from_teacher:
+        weights = load_file(folder(work, scale, seed, "teacher") / "model.safetensors")
+        model.load_state_dict(weights, strict=recipe.layer is None)
+    settings = scale.training
+    callbacks = []
+    if recipe.plane:
+        images, labels = split.test.everything()
+        callbacks.append(plane.Plane(*plane.corners(images, labels), scale.studies.plane_epochs))
+    loader = split.loader(settings.batch_size, scale.data.workers)
+    if recipe.layer is not None and recipe.from_teacher:
+        stocnoise.calibrate(model, loader)
+    attack = stocnoise.PGD(
+        eps=recipe.eps, steps=settings.steps, step_size=settings.step_size * recipe.eps / settings.eps
+    )
+    history = stocnoise.finetune(
+        model,
+        loader,
+        epochs=recipe.epochs,
+        objective=_objective(scale, recipe),
+        attack=attack,
+        gamma=None if recipe.gamma is None else stocnoise.GammaSchedule(init=min(0.01, recipe.gamma), max=recipe.gamma),
+        attack_target="prediction" if recipe.objective == "l2p" else "label",
+        lr=recipe.lr,
+        val_loader=batches(split.holdout, None, 500) if recipe.watched else None,
+        val_attack=stocnoise.PGD(eps=settings.eps, steps=10, eot=4 if recipe.layer else 1),
+        callbacks=callbacks,
+        seed=seed,
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+        checkpoint_dir=home / "checkpoints",
+        keep_checkpoints=1,
+        resume=True,
+        progress=False,
+    )
+    record: dict[str, Any] = {
+        "given": recipe.to_dict(),
+        "attack": str(attack),
+        "history": [{"epoch": e.epoch, **_figures(e)} for e in history],
+        "plane": callbacks[0].to_dict() if callbacks else None,
+    }
+    with replacing(home / "training.json") as temporary:
+        temporary.write_text(json.dumps(record))
+    with replacing(home / "model.safetensors") as temporary:
+        save_file({name: value.contiguous() for name, value in model.cpu().state_dict().items()}, temporary)
+    shutil.rmtree(home / "checkpoints")
+
+
+def _objective(scale: Scale, recipe: Recipe) -> Any:
+    settings = scale.training
+    if recipe.objective == "trades":
+        return stocnoise.Trades(beta=settings.beta)
+    if recipe.objective == "l2p":
+        return stocnoise.Learn2Perturb(
+            noise_after=settings.l2p_noise_after, adversarial_after=settings.l2p_adversarial_after
+        )
+    return recipe.objective
+
+
+def _figures(epoch: Epoch) -> dict[str, float | None]:
+    """Of an epoch, what a reader of the results needs."""
+    names = ("loss", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "gamma", "seconds")
+    return {name: None if (value := getattr(epoch, name)) is None else round(value, 4) for name in names}

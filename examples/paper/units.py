@@ -1,0 +1,110 @@
+"""The work of a scale in units: each trains one network or takes one measurement, once, and leaves a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from examples.paper import images, recipes
+from examples.paper.measure import MEASUREMENTS, Subject
+from examples.paper.recipes import Recipe
+from examples.paper.scale import Scale
+from examples.paper.train import folder, train, trained
+from stocnoise.storage import replacing
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A training (`measurement` None), or a measurement on a trained network."""
+
+    seed: int
+    recipe: Recipe
+    measurement: str | None = None
+
+    def path(self, scale: Scale, work: Path) -> Path:
+        home = folder(work, scale, self.seed, self.recipe.name)
+        return home / ("model.safetensors" if self.measurement is None else f"{self.measurement}.json")
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, {self.recipe.title}: {self.measurement or 'training'}"
+
+
+def stages(scale: Scale) -> list[list[Unit]]:
+    """The teachers, then every other training, then every measurement; within a stage the order does not matter."""
+    table = recipes.defences(scale)
+    line, students = recipes.at_line(scale), recipes.students(scale)
+    ablations = {recipe.name: recipe for recipe in recipes.ablations(scale).values()}
+    once = {**recipes.long_runs(scale), **recipes.learning_rates(scale)}
+    training, measuring = [], []
+    for seed in scale.seeds:
+        first = seed == scale.seeds[0]
+        chosen = {**table, **line, **students}
+        wanted = [(recipe, kind) for recipe in table.values() for kind in ("plain", "expectation", "boundary")]
+        if scale.attacks.autoattack_images:
+            wanted += [(recipe, "autoattack") for recipe in table.values()]
+        wanted += [(recipe, "strongest") for recipe in chosen.values() if recipe.name != "none"]
+        wanted += [(r, kind) for r in (table["anis"], *students.values()) for kind in ("averaged", "noise-off")]
+        if seed in scale.studies.gamma_seeds:
+            chosen |= ablations
+            wanted += [(recipe, "ablation") for recipe in ablations.values()]
+        if first:
+            chosen |= once
+        training += [Unit(seed, recipe) for recipe in chosen.values()]
+        measuring += [Unit(seed, recipe, kind) for recipe, kind in wanted]
+    return [[Unit(seed, recipes.teacher(scale)) for seed in scale.seeds], training, measuring]
+
+
+def run(scale: Scale, data: Path, work: Path, jobs: int) -> list[str]:
+    """Do what is not done yet, `jobs` units at once; returns what failed. Killed, it goes on at the next call."""
+    failed = []
+    for stage in stages(scale):
+        missing = [unit for unit in stage if not unit.path(scale, work).exists()]
+        for done, (unit, seconds, error) in enumerate(_finished(missing, scale, data, work, jobs), start=1):
+            print(f"[{done}/{len(missing)}] {unit} ({seconds:.0f} s){'' if error is None else ' FAILED'}", flush=True)
+            if error is not None:
+                failed.append(f"{unit}\n{error}")
+        if failed:
+            break
+    return failed
+
+
+Outcome = tuple[Unit, float, str | None]
+
+
+def _finished(units: list[Unit], scale: Scale, data: Path, work: Path, jobs: int) -> Iterator[Outcome]:
+    if jobs == 1:
+        for unit in units:
+            yield _do(unit, scale, data, work, None)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(_do, unit, scale, data, work, threads) for unit in units]):
+            yield future.result()
+
+
+def _do(unit: Unit, scale: Scale, data: Path, work: Path, threads: int | None) -> Outcome:
+    start = time.perf_counter()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        split = images.load(scale.data, data)
+        if unit.measurement is None:
+            train(scale, split, unit.recipe, unit.seed, work)
+        else:
+            teacher = trained(scale, split, recipes.teacher(scale), unit.seed, work)
+            model = trained(scale, split, unit.recipe, unit.seed, work)
+            found = MEASUREMENTS[unit.measurement](Subject(scale, split, model, teacher, unit.seed))
+            with replacing(unit.path(scale, work)) as temporary:
+                temporary.write_text(json.dumps(found | {"seconds": round(time.perf_counter() - start, 1)}))
+    except Exception:
+        return unit, time.perf_counter() - start, traceback.format_exc()
+    return unit, time.perf_counter() - start, None
