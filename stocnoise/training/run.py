@@ -67,9 +67,9 @@ def finetune(
     """Train `student` in place by Algorithm 1: adversarial training with noise that grows.
 
     The same call trains the baselines: a model that was not converted (no noise), and students of other layers. It runs
-    on a CPU or GPU as it is, and on many under `accelerate launch` or `torchrun` (several processes on CPUs: `torchrun`;
-    `accelerate launch --cpu` starts one). Each epoch starts from a seed made of (`seed`, epoch, process), so PyTorch's,
-    Python's and NumPy's generators are set. Images are pixels in [0, 1].
+    on a CPU or GPU as it is, and on many under `accelerate launch` or `torchrun`; on CPUs that is `torchrun`, since
+    `accelerate launch --cpu` starts one process. Each epoch starts from a seed made of (`seed`, epoch, process), so
+    PyTorch's, Python's and NumPy's generators are set. Images are pixels in [0, 1].
 
     Args:
         student: the model; trained where it stands, on Accelerate's device.
