@@ -139,6 +139,10 @@ def finetune(
     tracked = {} if log_with is None else {"log_with": log_with, "project_dir": str(checkpoint_dir or "runs")}
 
     with accelerator_for(accelerator, precision, accumulate, tracked) as prepared, modes_kept(student):
+        if prepared.mixed_precision == "fp16" and prepared.device.type == "cpu":
+            raise ValueError(
+                'fp16 needs a GPU: on a CPU Accelerate would train in float32 without a word; precision="bf16" works'
+            )
         student.to(prepared.device)
         if channels_last:
             student.to(memory_format=torch.channels_last)
