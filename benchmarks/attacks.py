@@ -3,9 +3,14 @@
     python -m benchmarks.attacks [--batch 32] [--size 32] [--steps 10] [--repeats 7] [--device cpu] [--save FILE]
 
 Implementations take turns. `ratio` is the median over the repeats of the time in units of the first row of its group in
-the same repeat, so that a busy machine disturbs both alike; the speeds are those of the fastest repeat. Libraries that
-cannot be imported are left out. torchattacks is no dependency of this project, because it pins old ones: install it
-aside with `pip install --no-deps --target DIR torchattacks` and put DIR on PYTHONPATH.
+the same repeat, so that a busy machine disturbs both alike; the speeds are those of the fastest repeat. With one thread
+of a CPU (OMP_NUM_THREADS=1) the times are processor seconds. Libraries that cannot be imported are left out.
+torchattacks is no dependency of this project, because it pins old ones: install it aside with
+`pip install --no-deps --target DIR torchattacks` and put DIR on PYTHONPATH.
+
+The bare loop, torchattacks and PGD here all ask autograd for the gradient of the images alone, so that they compute the
+same and differ in what lies between the steps. `stop_early` is this PGD without the images that are already beaten; the
+net is not trained, and its images fall sooner than those of one that is.
 """
 
 from __future__ import annotations
@@ -78,6 +83,7 @@ def cases(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Iterator[Case]:
 
     yield "PGD", "bare loop", lambda: bare_pgd(model, x, y, steps, 1, True)
     yield "PGD", "stocnoise", lambda: PGD(**fixed)(model, x, y)
+    yield "PGD", "stop_early", lambda: PGD(**fixed, stop_early=True)(model, x, y)
     if foolbox:
         yield "PGD", "foolbox", fool(foolbox.attacks.LinfProjectedGradientDescentAttack(abs_stepsize=STEP, steps=steps))
     if torchattacks:
@@ -140,14 +146,16 @@ def main() -> None:
         model.gradients = 0
         call()
         gradients.append(model.gradients)
+    # One thread's processor time is the same however busy the machine is.
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     times: list[list[float]] = [[] for _ in rows]
     for _ in range(args.repeats):
         for (_, _, call), taken in zip(rows, times, strict=True):
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             call()
             wait(device)
-            taken.append(time.perf_counter() - start)
+            taken.append(clock() - start)
 
     versions = {"stocnoise": stocnoise.__version__, "torch": torch.__version__}
     print(f"\nresnet18, {args.batch} images of {args.size}², {args.steps} steps, {device}, torch {torch.__version__}")

@@ -1,9 +1,8 @@
 """The fused operation through ATen: CPUs, and every device for which there is no Triton kernel.
 
-What costs time on a CPU is not arithmetic but drawing normals (one serial Mersenne Twister) and fresh memory (a large
-temporary is a new mapping, page-faulted on first touch). So normals are drawn straight into the result's memory, and
-everything else happens there in place. Drawing them in several threads does not pay: for 10 ms after each operation
-ATen's own threads spin on the cores that ours would need.
+What costs time on a CPU is drawing normals (see `normals`) and fresh memory: a large temporary is a new mapping,
+page-faulted on first touch. So normals are drawn straight into the result's memory, and everything else happens there
+in place.
 """
 
 from __future__ import annotations
@@ -15,22 +14,7 @@ import torch
 from torch import Tensor
 
 from stocnoise.activations import Activation
-
-
-def _fill_normal(out: Tensor, seed: Tensor) -> Tensor:
-    """Overwrite `out` (dense) with N(0, 1), a pure function of `seed` and the position in memory."""
-    generator = torch.Generator(device=out.device).manual_seed(_scrambled(int(seed.item())))
-    out.as_strided((out.numel(),), (1,)).normal_(generator=generator)  # in any other order than memory's it is slow
-    return out
-
-
-def _scrambled(seed: int) -> int:
-    """SplitMix64 (Steele et al., OOPSLA 2014): the Mersenne Twister looks at the low 32 bits of its seed alone."""
-    mask = (1 << 64) - 1
-    z = (seed + 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) >> 1
+from stocnoise.normals import fill_normal
 
 
 def _per_channel(v: Tensor, x: Tensor, channel_dim: int) -> Tensor:
@@ -46,11 +30,11 @@ def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, channel_dim: int, shared:
     """x + scale_c · z, computed in `scratch` (accumulation dtype, dense, of x's shape)."""
     scale = _per_channel(scale.to(scratch.dtype), x, channel_dim)
     if not shared:
-        _fill_normal(scratch, seed)
+        fill_normal(scratch, int(seed.item()))
         return (
             torch.addcmul(x, scratch, scale, out=scratch) if x.dtype == scratch.dtype else scratch.mul_(scale).add_(x)
         )
-    row = _fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), seed)
+    row = fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), int(seed.item()))
     return torch.add(x, row.mul_(scale), out=scratch)
 
 

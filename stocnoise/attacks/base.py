@@ -58,6 +58,24 @@ def attack_mode(model: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
             module._buffers[name] = buffer
 
 
+@contextlib.contextmanager
+def _no_weight_gradients(model: nn.Module) -> Iterator[None]:
+    """Within the block the parameters of a compiled model are frozen: its backward pass computes all gradients or none.
+
+    In eager mode autograd leaves out what nobody asked for, and autocast keeps its copies of trained weights alone.
+    Shards of FSDP, which are no plain parameters, stay as they are: it takes over their `requires_grad` only once.
+    """
+    compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+    frozen = [p for p in model.parameters() if compiled and type(p) is nn.Parameter and p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_()
+
+
 class Ascent(NamedTuple):
     """What draws of the noise say at a point x (B, …)."""
 
@@ -177,7 +195,7 @@ class Attack(ABC):
                 return images.clone()
             target = Target(model, images.dtype, self.eot, largest_label)
             work = images if images.dtype == torch.float64 else images.float()
-            with attack_mode(model, self.batch_norm):
+            with attack_mode(model, self.batch_norm), _no_weight_gradients(model):
                 if labels is None:
                     labels = target.logits(work).softmax(2).mean(0).argmax(1)
                 found = self.run(target, work, labels, generator)

@@ -67,8 +67,9 @@ def finetune(
     """Train `student` in place by Algorithm 1: adversarial training with noise that grows.
 
     The same call trains the baselines: a model that was not converted (no noise), and students of other layers. It runs
-    on a CPU or GPU as it is, and on many under `accelerate launch` or `torchrun`. Each epoch starts from a seed made of
-    (`seed`, epoch, process), so PyTorch's, Python's and NumPy's generators are set. Images are pixels in [0, 1].
+    on a CPU or GPU as it is, and on many under `accelerate launch` or `torchrun`; on CPUs that is `torchrun`, since
+    `accelerate launch --cpu` starts one process. Each epoch starts from a seed made of (`seed`, epoch, process), so
+    PyTorch's, Python's and NumPy's generators are set. Images are pixels in [0, 1].
 
     Args:
         student: the model; trained where it stands, on Accelerate's device.
@@ -116,6 +117,8 @@ def finetune(
         raise ValueError(
             f"the student is wrapped in {type(student).__name__}: pass its .module, finetune wraps it itself"
         )
+    if is_sharded(student):
+        raise ValueError("the student is sharded already: pass it whole, and accelerator= with an FSDP plugin")
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
     if checkpoint_dir is None and (resume or checkpoint_every is not None):
@@ -136,6 +139,10 @@ def finetune(
     tracked = {} if log_with is None else {"log_with": log_with, "project_dir": str(checkpoint_dir or "runs")}
 
     with accelerator_for(accelerator, precision, accumulate, tracked) as prepared, modes_kept(student):
+        if prepared.mixed_precision == "fp16" and prepared.device.type == "cpu":
+            raise ValueError(
+                'fp16 needs a GPU: on a CPU Accelerate would train in float32 without a word; precision="bf16" works'
+            )
         student.to(prepared.device)
         if channels_last:
             student.to(memory_format=torch.channels_last)

@@ -64,6 +64,23 @@ def test_model_is_left_as_it_was_after_an_exception(batch_norm):
     assert_same_state(before, state_of(model))
 
 
+@pytest.mark.parametrize("compiled", [lambda model: model.compile(backend="eager") or model, torch.compile])
+def test_a_compiled_model_computes_no_gradients_of_its_weights(compiled):
+    """Its backward pass would compute them all, whatever is asked for."""
+    model = mixed_state_model()
+    before = state_of(model)
+    model.forward = torch.compiler.disable(model.forward)  # compiling takes seconds and changes nothing here
+    trained_within = []
+
+    def watching(logits, y):
+        trained_within.append([p.requires_grad for p in model.parameters()])
+        return F.cross_entropy(logits, y, reduction="none")
+
+    PGD(eps=0.1, steps=2, loss=watching)(compiled(model), X, Y)
+    assert len(trained_within) == 2 and not any(map(any, trained_within))
+    assert_same_state(before, state_of(model))
+
+
 def test_batch_norm_mode_decides_whose_statistics_are_used():
     model = trained()
     reference = copy.deepcopy(model)

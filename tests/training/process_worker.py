@@ -16,10 +16,12 @@ import contextlib
 import torch
 import torch.distributed as dist
 import training_models as tiny
-from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -237,6 +239,50 @@ def sharded(folder: Path, rank: int) -> dict[str, bool]:
     return results
 
 
+def fsdp_accelerator() -> Accelerator:
+    """One that shards by FSDP2. Accelerate itself says so on GPUs alone; told by hand, all of it runs on a CPU."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True)
+    return accelerator
+
+
+def a_sharded_run(folder: Path, rank: int) -> dict[str, bool]:
+    """`finetune` with an Accelerator of one's own that shards; stopped, resumed, and loaded into a bare student."""
+
+    def run(name: str, step: int | None) -> nn.Module:
+        model = tiny.student()
+        settings: dict[str, Any] = {"checkpoint_every": 1, "resume": True, "callbacks": [Interrupt(step)]}
+        try:
+            tiny.finetune(model, accelerator=fsdp_accelerator(), checkpoint_dir=folder / name, **settings)
+        finally:
+            AcceleratorState._reset_state()
+        return model
+
+    whole = run("sharded-whole", None)
+    with contextlib.suppress(KeyboardInterrupt):
+        run("sharded-stopped", 1)
+    dist.barrier()
+    again = run("sharded-stopped", None)
+    bare = tiny.student(seed=1)
+    newest = checkpoints.Checkpoints(folder / "sharded-whole").newest()
+    assert newest is not None
+    bare.load_state_dict(newest[1]["model"])
+    shards = zip(whole.parameters(), again.parameters(), strict=True)
+    results = {
+        "sharded run: it is sharded": all(isinstance(parameter, DTensor) for parameter in whole.parameters()),
+        "sharded run: sigma alike": agree(sigmas(whole)) and bool(sigmas(whole).all()),
+        "sharded run: resumes bit for bit": all(torch.equal(a.to_local(), b.to_local()) for a, b in shards),
+        "sharded run: sigma resumes": torch.equal(sigmas(whole), sigmas(again)),
+        "sharded run: the checkpoint fits a bare student": torch.equal(sigmas(bare), sigmas(whole)),
+    }
+    try:
+        tiny.finetune(again)
+    except ValueError as error:
+        results["sharded run: a sharded student is refused"] = "sharded already" in str(error)
+    return results
+
+
 CHECKS: list[Callable[[Path, int], dict[str, bool]]] = [
     sigma_is_that_of_the_global_batch,
     noise_differs,
@@ -245,6 +291,7 @@ CHECKS: list[Callable[[Path, int], dict[str, bool]]] = [
     failures_reach_every_rank,
     nan_stops_every_rank,
     sharded,
+    a_sharded_run,
 ]
 
 
