@@ -1,0 +1,136 @@
+"""examples/paper as a user runs it: one command from the data to the report; killed, it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from examples.paper import report, scale
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Path(__file__).with_name("small.toml")
+RESULTS = ROOT / "examples" / "paper" / "results"
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    where = ["--work", str(folder / "work"), "--out", str(folder / "results"), "--jobs", "2"]
+    return [sys.executable, "-m", "examples.paper", str(SMALL), *where, *more]
+
+
+def run(folder: Path, *more: str) -> str:
+    done = subprocess.run(command(folder, *more), cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was killed after its first trainings, with all its children, and started again."""
+    folder = tmp_path_factory.mktemp("paper")
+    first = subprocess.Popen(command(folder), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert first.stdout is not None
+    seen = 0
+    for line in first.stdout:
+        seen += "training" in line
+        if seen == 4:
+            break
+    time.sleep(1.0)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    done = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
+    assert len(done) >= 4
+    printed = run(folder)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items()), "a finished training was done again"
+    return folder, printed
+
+
+@pytest.mark.slow
+def test_the_report_has_every_table_and_figure(finished):
+    folder, printed = finished
+    out = folder / "results" / "small"
+    text = (out / "report.md").read_text()
+    assert f"The report is {out / 'report.md'}." in printed
+    for title in (
+        "Is the student ahead",
+        "claims",
+        "Table 1",
+        "White box",
+        "Transfer",
+        "Boundary",
+        "Ablations",
+        "Long",
+    ):
+        assert title in text
+    pictures = {path.name for path in out.glob("*.png")}
+    expected = {"white-box", "transfer", "question", "ablation", "plane", "overfitting"}
+    assert pictures == {f"{name}.png" for name in expected}
+    assert all(f"({name})" in text for name in pictures)
+    for defence in ("None", "AT", "TRADES", "L2P", "ANIS²"):
+        assert f"| {defence} |" in text
+    verdicts = [line for line in text.splitlines() if "confirmed**" in line or "opposite**" in line]
+    assert len(verdicts) >= 12 and "not tested" not in text
+
+
+@pytest.mark.slow
+def test_the_results_say_what_they_rest_on(finished):
+    folder, _ = finished
+    lines = [json.loads(line) for line in (folder / "results" / "small" / "results.jsonl").read_text().splitlines()]
+    assert lines[0]["kind"] == "scale" and lines[0]["seeds"] == [0, 1]
+    measured = [line for line in lines if "settings" in line]
+    assert {line["seed"] for line in measured} == {0, 1}
+    assert all("torch" in line["settings"]["versions"] for line in measured)
+    strongest = [line for line in measured if line["kind"] == "strongest"]
+    budgets = {(line["recipe"], e["attack"]): e["gradients_per_image"] for line in strongest for e in line["attacks"]}
+    assert budgets["at", "PGD"] == budgets["anis", "PGD"] == 12, "steps × restarts = steps × draws"
+    noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
+    assert noisy == {"l2p", "anis", "anis-0.3"}
+    planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]
+    assert planes == ["at", "anis", "no-at-0.1"]
+
+
+@pytest.mark.slow
+def test_a_second_call_does_nothing_twice_and_the_report_can_be_written_again(finished):
+    folder, _ = finished
+    text = (folder / "results" / "small" / "report.md").read_text()
+    missing = folder / "work" / "small" / "seed0" / "anis" / "boundary.json"
+    missing.unlink()
+    printed = run(folder)
+    assert printed.count("\n") == 2 and "[1/1] seed 0, ANIS²: boundary" in printed
+    assert (folder / "results" / "small" / "report.md").read_text() == text
+    shutil.rmtree(folder / "work")
+    assert run(folder, "--report").count("\n") == 1
+    assert (folder / "results" / "small" / "report.md").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_unit_that_fails_loses_no_other_and_is_named(tmp_path):
+    text = SMALL.read_text().replace("seeds = [0, 1]", "seeds = [0]").split("[studies]")[0]
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace("boundary_steps = 20", "boundary_steps = 0"))
+    arguments = [sys.executable, "-m", "examples.paper", str(mine), "--work", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1
+    assert "steps must be at least 1" in done.stderr and "ANIS²: boundary" in done.stderr
+    kinds = {json.loads(line)["kind"] for line in (tmp_path / "mine" / "results.jsonl").read_text().splitlines()}
+    assert kinds >= {"plain", "expectation", "strongest", "averaged"} and "boundary" not in kinds
+
+
+def test_without_results_the_report_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the scale first"):
+        report.write(scale.load("digits"), tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RESULTS.glob("*")))
+def test_the_committed_report_is_that_of_the_committed_results(name, tmp_path):
+    shutil.copy(RESULTS / name / "results.jsonl", tmp_path)
+    text = report.write(scale.load(name), tmp_path).read_text()
+    assert text == (RESULTS / name / "report.md").read_text()
