@@ -22,8 +22,8 @@ from stocnoise.conversion.probe import random_state_kept
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
 from stocnoise.conversion.rewrite import rewritten_from, subclass
 from stocnoise.conversion.rules import Rule, settings
-from stocnoise.conversion.skeleton import slots
 from stocnoise.conversion.survey import audit, survey
+from stocnoise.conversion.views import put_views, remove_views, slots
 from stocnoise.errors import ConversionError, NothingConvertedError
 from stocnoise.layers import Notice, StochasticActivation, StocReLUEMA
 
@@ -58,7 +58,10 @@ def convert(
 
     Weights, keys of the state, hooks, dtype, device, `requires_grad` and each module's mode stay. An activation module
     with one call is replaced under its own name. A module that calls an activation several times, or as a function,
-    gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. σ = 0 until the
+    gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. A block that
+    stands in several places, such as under two names, gets layers in each: one object for each place, all with the same
+    parameters and buffers. What is exchanged inside it afterwards (by LoRA, or a parametrisation) is exchanged in one
+    place only, so do that first. A block called several times under one name has one set of layers. σ = 0 until the
     student has seen a batch (`calibrate`, or training).
 
     Args:
@@ -94,7 +97,7 @@ def convert(
     chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
     made = _make_layers(model, plan, chosen)
     classes = {path: subclass(type(model.get_submodule(path)), methods) for path, methods in plan.methods.items()}
-    student = _apply(model if inplace else _copy(model), made, classes)
+    student = _apply(model if inplace else _copy(model), plan.views, made, classes)
     student._stocnoise_conversion = Conversion(  # type: ignore[assignment]
         tuple((placement.path, placement.site) for placement in plan.placements),
         tuple(plan.left),
@@ -136,6 +139,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
                 f"{name or 'the model'} has been made a {type(module).__name__} since its conversion: undo that first, "
                 "for example with torch.nn.utils.parametrize.remove_parametrizations"
             )
+    remove_views(model)
     for module in list(model.modules()):
         if (made := rewritten_from(module)) is not None:
             for name in made.layers():
@@ -163,7 +167,7 @@ def _plan(model: nn.Module, example: Example, include: FilterLike | None, exclud
     refuse(model)
     filters = make_filter(include, "include"), make_filter(exclude, "exclude")
     found = survey(model, example)
-    return make_plan(found.skeleton, (found.train, found.eval), *filters)
+    return make_plan(found.views, (found.train, found.eval), *filters)
 
 
 def _nothing(plan: Plan) -> str:
@@ -210,10 +214,12 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _apply(
     model: nn.Module,
+    views: Iterable[str],
     layers: Mapping[str, tuple[StochasticActivation, bool]],
     classes: Mapping[str, type[nn.Module]],
 ) -> nn.Module:
     """Put the layers into their places. Nothing here can fail."""
+    put_views(model, views)
     owners = {path: model.get_submodule(path) for path in classes}
     hooked: set[nn.Module] = set()
     for path, (layer, replaces) in layers.items():

@@ -29,9 +29,9 @@ from stocnoise.conversion.invocation import (
 )
 from stocnoise.conversion.probe import Call, Record
 from stocnoise.conversion.rewrite import MethodEdit, digest
-from stocnoise.conversion.skeleton import is_plain_leaf
 from stocnoise.conversion.source import SourceUnavailableError
 from stocnoise.conversion.trace import UNKNOWN, Method
+from stocnoise.conversion.views import Views, is_plain_leaf
 from stocnoise.errors import UnsupportedActivationError
 
 Kind = Literal["module", "shared", "functional"]
@@ -87,12 +87,16 @@ class Plan:
     placements: list[Placement] = field(default_factory=list)
     methods: dict[str, tuple[MethodEdit, ...]] = field(default_factory=dict)
     """The edits of each owner, by its path."""
+    views: list[str] = field(default_factory=list)
+    """Where a view must stand in place of a module that stands elsewhere too."""
     left: list[LeftAlone] = field(default_factory=list)
 
 
-def make_plan(model: nn.Module, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
-    """Plan the conversion of `model`, the skeleton that `records`, of train and of eval mode, were taken from."""
-    return _Planner(model, records, include, exclude).plan()
+def make_plan(views: Views, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
+    """Plan the conversion of the skeleton `views.model`, of which `records` are, in train and in eval mode."""
+    plan = _Planner(views.model, records, include, exclude).plan()
+    plan.views = views.paths([*(placement.path for placement in plan.placements), *plan.methods])
+    return plan
 
 
 class _Planner:

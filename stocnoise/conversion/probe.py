@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from stocnoise.activations import Activation
 from stocnoise.conversion import channels
 from stocnoise.conversion.catalog import ACTIVATIONS, GATES, Reader, is_opaque_activation
-from stocnoise.conversion.skeleton import is_plain_leaf
 from stocnoise.conversion.trace import Trace, Tracer
+from stocnoise.conversion.views import is_plain_leaf
 from stocnoise.layers import StochasticActivation
 
 # Functions that keep the shape of their input, and take long to say so without data.
@@ -56,6 +56,11 @@ class Record:
     """Calls that are left alone: the function's name, the module whose method it is called in, and the reason."""
     ran: list[nn.Module] = field(default_factory=list)
     """The stochastic layers in the order of their calls."""
+
+    def modules(self) -> set[nn.Module]:
+        """The modules that an activation was called by or in."""
+        owners = [call.trace.owner for call in self.calls if call.trace is not None]
+        return {*owners, *(call.module for call in self.calls if call.module is not None), *self.ran}
 
 
 @dataclass

@@ -26,6 +26,7 @@ MODELS = [
     ("timm", "convnext_tiny", 32, 18, 0),
     ("timm", "vit_tiny_patch16_224", 32, 12, 0),
     ("timm", "efficientnet_b0", 32, 49, 0),
+    ("timm", "coat_tiny", 64, 26, 0),
 ]
 
 
