@@ -1,7 +1,8 @@
 """Counting activation calls without any part of the conversion: what its results are judged by.
 
 An activation is a call of one of the functions named below, or a call of a module without children whose class stands
-with the activations of torch or timm. Nothing is traced to where it was called from, and nothing is guessed.
+with the activations of torch or timm, or with timm's normalisations that are activations. Nothing is traced to where it
+was called from, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ _PIECEWISE = {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "har
 _SMOOTH = {"elu", "selu", "celu", "gelu", "silu", "hardswish", "mish", "softplus", "softsign", "tanhshrink"}
 FUNCTIONS = _PIECEWISE | _SMOOTH
 _MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
+_NORM_ACTIVATIONS = ("timm.layers.evo_norm", "timm.layers.filter_response_norm")
 _NO_ACTIVATION = ("sigmoid", "softmax", "softmin", "tanh", "glu", "attention")
 
 
 def is_activation(module: nn.Module) -> bool:
     """A module without children, of torch's or timm's activations, that is not a gate or an output."""
     cls = type(module)
+    if cls.__module__ in _NORM_ACTIVATIONS:
+        return module.apply_act and not module._modules
     name = cls.__name__.lower().removesuffix("me")
     known = cls.__module__ in _MODULES and not (name in ("glu", "hardtanh") or name.endswith(_NO_ACTIVATION))
     return known and not module._modules

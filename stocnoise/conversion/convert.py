@@ -20,7 +20,7 @@ from stocnoise.conversion.filters import FilterLike, make_filter
 from stocnoise.conversion.plan import LeftAlone, Plan, Site, make_plan
 from stocnoise.conversion.probe import random_state_kept
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
-from stocnoise.conversion.rewrite import rewritten_from, subclass
+from stocnoise.conversion.rewrite import Rewritten, rewritten_from, subclass
 from stocnoise.conversion.rules import Rule, settings
 from stocnoise.conversion.survey import audit, survey
 from stocnoise.conversion.views import put_views, remove_views, slots
@@ -96,7 +96,9 @@ def convert(
     # All that can fail comes before the first change: making the layers, and rewriting the methods.
     chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
     made = _make_layers(model, plan, chosen)
-    classes = {path: subclass(type(model.get_submodule(path)), methods) for path, methods in plan.methods.items()}
+    changes: dict[str, dict[str, Any]] = {path: {"methods": methods} for path, methods in plan.methods.items()}
+    changes |= {path: {"entry": layer} for path, layer in plan.entries.items()}
+    classes = {path: subclass(Rewritten(type(model.get_submodule(path)), **how)) for path, how in changes.items()}
     student = _apply(model if inplace else _copy(model), plan.views, made, classes)
     student._stocnoise_conversion = Conversion(  # type: ignore[assignment]
         tuple((placement.path, placement.site) for placement in plan.placements),
@@ -185,7 +187,7 @@ def _make_layers(
     made: dict[str, tuple[StochasticActivation, bool]] = {}
     for placement in plan.placements:
         like = model.get_submodule(placement.like)
-        replaces = placement.site.kind == "module"
+        replaces = placement.path == placement.like
         activation: Activation | nn.Module = placement.activation or (like if replaces else Activation("identity"))
         own = chosen[placement.path]
         new = own["layer"].for_activation(activation)(

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from stocnoise.activations import Activation
 from stocnoise.conversion import channels
 from stocnoise.conversion.catalog import ACTIVATIONS, GATES, Reader, is_opaque_activation
+from stocnoise.conversion.rewrite import rewritten_from
 from stocnoise.conversion.trace import Trace, Tracer
 from stocnoise.conversion.views import is_plain_leaf
 from stocnoise.layers import StochasticActivation
@@ -162,7 +163,8 @@ class _Recorder(TorchFunctionMode):
             leaf.call.module, leaf.call.trace = module, self._tracer.trace(sys._getframe(1))
 
     def _enter_closed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._closed and not isinstance(module, StochasticActivation) and args and _why_not(args[0]) is None:
+        known = isinstance(module, StochasticActivation) or rewritten_from(module) is not None
+        if not self._closed and not known and args and _why_not(args[0]) is None:
             call = self._record(type(module).__name__, None, args[0])
             call.module, call.trace = module, self._tracer.trace(sys._getframe(1))
         self._closed += 1

@@ -35,7 +35,7 @@ def build(library: str, name: str, side: int) -> nn.Module:
     if library == "timm":
         import timm
 
-        size = {"img_size": side} if name.startswith("vit") else {}
+        size = {"img_size": side} if name.startswith(("vit", "coat")) else {}
         return timm.create_model(name, num_classes=10, **size)
     import torchvision
 
