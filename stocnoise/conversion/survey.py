@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.plan import Plan, name_of, paths_of
 from stocnoise.conversion.probe import Record, observe, observe_layers
+from stocnoise.conversion.shapes import shorten
 from stocnoise.conversion.skeleton import fake_mode_for, own_hooks, skeleton
 from stocnoise.conversion.views import Views
 from stocnoise.errors import ExampleInputError, UnsupportedActivationError
@@ -70,6 +71,7 @@ def _survey(model: nn.Module, example: Example, fake: FakeTensorMode | None) -> 
 def _run(views: Views, example: Example, fake: FakeTensorMode | None) -> Survey:
     model = views.model
     own_hooks(model)
+    shorten(model)
     layers = [module for module in model.modules() if isinstance(module, StochasticActivation)]
     for layer in layers:
         layer.notice.given = True  # it would look at values
