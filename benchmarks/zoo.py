@@ -12,7 +12,7 @@ needs values, are small real ones. One JSON line per model:
 with another batch and image size where the model takes one), refused (with the `reason`), wrong, or not built.
 `train`, `eval`: activation calls of the model, stochastic calls of the student, activation calls left in it.
 `layers`: stochastic layers, each with its σ. `shared`: how many of them are called several times in one pass, because
-a block with weights is. `seconds`: the conversion.
+a block with weights is, under one name. `seconds`: the conversion.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _torchvision() -> Iterator[Entry]:
             yield [torch.rand(3, size, size) for _ in range(2)], [target, target]
 
     def small(name: str) -> nn.Module:
-        free = {} if name.startswith("ssd300") else {"min_size": 96, "max_size": 128}
-        return models.get_model(name, weights=None, weights_backbone=None, **free)
+        sizes = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}  # an SSD is built for one size
+        return models.get_model(name, weights=None, weights_backbone=None, **sizes)
 
     def on_meta(name: str, **options: Any) -> Callable[[], nn.Module]:
         return lambda: _on_meta(lambda: models.get_model(name, weights=None, **options))
