@@ -62,11 +62,15 @@ class _Counting(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if not self._inside and (name in FUNCTIONS or name.removesuffix("_") in FUNCTIONS):
             self._activation(args[0] if args else kwargs.get("input"))
-        if args and isinstance(args[0], Tensor) and args[0].is_meta:  # where these two are slow
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:  # where these three are slow
             if name in _NORMS:
                 return torch.empty_like(args[0])
             if name == "linear" and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:
                 return args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])
+            if name == "lstm" and isinstance(args[1], tuple):
+                state, bidirectional = args[1], args[7]
+                width = state[0].shape[-1] * (1 + bidirectional)
+                return args[0].new_empty(*args[0].shape[:-1], width), *map(torch.empty_like, state)
         return func(*args, **kwargs)
 
     def _activation(self, x: Any) -> None:
