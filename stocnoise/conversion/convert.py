@@ -60,9 +60,9 @@ def convert(
     with one call is replaced under its own name. A module that calls an activation several times, or as a function,
     gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. A block that
     stands in several places, such as under two names, gets layers in each: one object for each place, all with the same
-    parameters and buffers. What is exchanged inside it afterwards (by LoRA, or a parametrisation) is exchanged in one
-    place only, so do that first. A block called several times under one name has one set of layers. σ = 0 until the
-    student has seen a batch (`calibrate`, or training).
+    parameters and buffers. What is set on it or exchanged inside it afterwards (an attribute, LoRA, a parametrisation)
+    changes in one place only, so do that first. A block called several times under one name has one set of layers.
+    σ = 0 until the student has seen a batch (`calibrate`, or training).
 
     Args:
         model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
