@@ -1,7 +1,8 @@
 """Counting activation calls without any part of the conversion: what its results are judged by.
 
 An activation is a call of one of the functions named below, or a call of a module without children whose class stands
-with the activations of torch or timm. Nothing is traced to where it was called from, and nothing is guessed.
+with the activations of torch or timm, or with timm's normalisations that are activations. Nothing is traced to where it
+was called from, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ _PIECEWISE = {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "har
 _SMOOTH = {"elu", "selu", "celu", "gelu", "silu", "hardswish", "mish", "softplus", "softsign", "tanhshrink"}
 FUNCTIONS = _PIECEWISE | _SMOOTH
 _MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
+_NORM_ACTIVATIONS = ("timm.layers.evo_norm", "timm.layers.filter_response_norm")
 _NO_ACTIVATION = ("sigmoid", "softmax", "softmin", "tanh", "glu", "attention")
 
 
 def is_activation(module: nn.Module) -> bool:
     """A module without children, of torch's or timm's activations, that is not a gate or an output."""
     cls = type(module)
+    if cls.__module__ in _NORM_ACTIVATIONS:
+        return module.apply_act and not module._modules
     name = cls.__name__.lower().removesuffix("me")
     known = cls.__module__ in _MODULES and not (name in ("glu", "hardtanh") or name.endswith(_NO_ACTIVATION))
     return known and not module._modules
@@ -58,11 +62,15 @@ class _Counting(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if not self._inside and (name in FUNCTIONS or name.removesuffix("_") in FUNCTIONS):
             self._activation(args[0] if args else kwargs.get("input"))
-        if args and isinstance(args[0], Tensor) and args[0].is_meta:  # where these two are slow
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:  # where these three are slow
             if name in _NORMS:
                 return torch.empty_like(args[0])
             if name == "linear" and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:
                 return args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])
+            if name == "lstm" and isinstance(args[1], tuple):
+                state, bidirectional = args[1], args[7]
+                width = state[0].shape[-1] * (1 + bidirectional)
+                return args[0].new_empty(*args[0].shape[:-1], width), *map(torch.empty_like, state)
         return func(*args, **kwargs)
 
     def _activation(self, x: Any) -> None:

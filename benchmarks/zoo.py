@@ -12,7 +12,8 @@ needs values, are small real ones. One JSON line per model:
 with another batch and image size where the model takes one), refused (with the `reason`), wrong, or not built.
 `train`, `eval`: activation calls of the model, stochastic calls of the student, activation calls left in it.
 `layers`: stochastic layers, each with its σ. `shared`: how many of them are called several times in one pass, because
-a block with weights is. `seconds`: the conversion.
+a block with weights is, under one name. `seconds`: processor time of the conversion, on one thread its wall time where
+nothing else runs.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def _torchvision() -> Iterator[Entry]:
             yield [torch.rand(3, size, size) for _ in range(2)], [target, target]
 
     def small(name: str) -> nn.Module:
-        free = {} if name.startswith("ssd300") else {"min_size": 96, "max_size": 128}
-        return models.get_model(name, weights=None, weights_backbone=None, **free)
+        sizes = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}  # an SSD is built for one size
+        return models.get_model(name, weights=None, weights_backbone=None, **sizes)
 
     def on_meta(name: str, **options: Any) -> Callable[[], nn.Module]:
         return lambda: _on_meta(lambda: models.get_model(name, weights=None, **options))
@@ -146,7 +147,7 @@ def examine(entry: Entry) -> dict[str, Any]:
         before = [count(model, first, training=training) for training in (True, False)]
     except Exception as error:
         return line | {"result": "not built", "reason": _brief(error)}
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         student = stocnoise.convert(model, first)
     except stocnoise.ConversionError as error:
@@ -158,7 +159,7 @@ def examine(entry: Entry) -> dict[str, Any]:
         }
     except Exception as error:
         return line | {"result": "wrong", "reason": _brief(error)}
-    line["seconds"] = round(time.perf_counter() - start, 2)
+    line["seconds"] = round(time.process_time() - start, 2)
     layers = dict(stocnoise.stochastic_layers(student))
     next(iter(layers.values())).notice.given = True
     try:

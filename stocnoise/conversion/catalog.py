@@ -78,6 +78,9 @@ GATES: dict[Any, str] = {
 _OPAQUE = {
     "timm.layers.activations": {"Swish", "Mish", "HardSwish", "HardMish", "QuickGELU"},
     "timm.layers.activations_me": {"SwishMe", "MishMe", "HardSwishMe", "HardMishMe"},
+    # Normalisations that are activations too. Their relatives with an activation inside are not opaque.
+    "timm.layers.evo_norm": {"EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2", "EvoNorm2dS0"},
+    "timm.layers.filter_response_norm": {"FilterResponseNormTlu2d"},
     "transformers.activations": {
         "NewGELUActivation",
         "FastGELUActivation",
@@ -96,7 +99,8 @@ def register_activation(cls: type[nn.Module]) -> type[nn.Module]:
     """Declare a module class an activation, so that `convert` adds noise to its input. Usable as a decorator.
 
     Needed only for a class that computes its activation by itself; one that calls a function of torch, such as
-    `F.silu`, is found without this. The module must take its input as the first argument and hold no parameters.
+    `F.silu`, is found without this. The module must take its input as the first argument. It may hold parameters and
+    modules of its own: it stays under its name, with its keys, and the noise is added on entry.
 
     Example:
         >>> @stocnoise.register_activation
@@ -114,7 +118,10 @@ def register_activation(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def is_opaque_activation(module: nn.Module) -> bool:
-    """Whether `module` is an activation as a whole, whatever it calls inside."""
-    return any(
-        cls in _registered or cls.__name__ in _OPAQUE.get(cls.__module__, ()) for cls in type(module).__mro__[:-1]
-    )
+    """Whether `module` is an activation as a whole, whatever it calls inside.
+
+    timm's layers that normalise and activate can be told by `apply_act` to normalise alone.
+    """
+    classes = type(module).__mro__[:-1]
+    listed = any(cls.__name__ in _OPAQUE.get(cls.__module__, ()) for cls in classes)
+    return any(cls in _registered for cls in classes) or (listed and getattr(module, "apply_act", True))

@@ -20,10 +20,10 @@ from stocnoise.conversion.filters import FilterLike, make_filter
 from stocnoise.conversion.plan import LeftAlone, Plan, Site, make_plan
 from stocnoise.conversion.probe import random_state_kept
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
-from stocnoise.conversion.rewrite import rewritten_from, subclass
+from stocnoise.conversion.rewrite import Rewritten, rewritten_from, subclass
 from stocnoise.conversion.rules import Rule, settings
-from stocnoise.conversion.skeleton import slots
 from stocnoise.conversion.survey import audit, survey
+from stocnoise.conversion.views import put_views, remove_views, slots
 from stocnoise.errors import ConversionError, NothingConvertedError
 from stocnoise.layers import Notice, StochasticActivation, StocReLUEMA
 
@@ -58,8 +58,11 @@ def convert(
 
     Weights, keys of the state, hooks, dtype, device, `requires_grad` and each module's mode stay. An activation module
     with one call is replaced under its own name. A module that calls an activation several times, or as a function,
-    gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. σ = 0 until the
-    student has seen a batch (`calibrate`, or training).
+    gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. A block that
+    stands in several places, such as under two names, gets layers in each: one object for each place, all with the same
+    parameters and buffers. What is set on it or exchanged inside it afterwards (an attribute, LoRA, a parametrisation)
+    changes in one place only, so do that first. A block called several times under one name has one set of layers.
+    σ = 0 until the student has seen a batch (`calibrate`, or training).
 
     Args:
         model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
@@ -93,8 +96,10 @@ def convert(
     # All that can fail comes before the first change: making the layers, and rewriting the methods.
     chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
     made = _make_layers(model, plan, chosen)
-    classes = {path: subclass(type(model.get_submodule(path)), methods) for path, methods in plan.methods.items()}
-    student = _apply(model if inplace else _copy(model), made, classes)
+    changes: dict[str, dict[str, Any]] = {path: {"methods": methods} for path, methods in plan.methods.items()}
+    changes |= {path: {"entry": layer} for path, layer in plan.entries.items()}
+    classes = {path: subclass(Rewritten(type(model.get_submodule(path)), **how)) for path, how in changes.items()}
+    student = _apply(model if inplace else _copy(model), plan.views, made, classes)
     student._stocnoise_conversion = Conversion(  # type: ignore[assignment]
         tuple((placement.path, placement.site) for placement in plan.placements),
         tuple(plan.left),
@@ -136,6 +141,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
                 f"{name or 'the model'} has been made a {type(module).__name__} since its conversion: undo that first, "
                 "for example with torch.nn.utils.parametrize.remove_parametrizations"
             )
+    remove_views(model)
     for module in list(model.modules()):
         if (made := rewritten_from(module)) is not None:
             for name in made.layers():
@@ -163,7 +169,7 @@ def _plan(model: nn.Module, example: Example, include: FilterLike | None, exclud
     refuse(model)
     filters = make_filter(include, "include"), make_filter(exclude, "exclude")
     found = survey(model, example)
-    return make_plan(found.skeleton, (found.train, found.eval), *filters)
+    return make_plan(found.views, (found.train, found.eval), *filters)
 
 
 def _nothing(plan: Plan) -> str:
@@ -181,7 +187,7 @@ def _make_layers(
     made: dict[str, tuple[StochasticActivation, bool]] = {}
     for placement in plan.placements:
         like = model.get_submodule(placement.like)
-        replaces = placement.site.kind == "module"
+        replaces = placement.path == placement.like
         activation: Activation | nn.Module = placement.activation or (like if replaces else Activation("identity"))
         own = chosen[placement.path]
         new = own["layer"].for_activation(activation)(
@@ -210,10 +216,12 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _apply(
     model: nn.Module,
+    views: Iterable[str],
     layers: Mapping[str, tuple[StochasticActivation, bool]],
     classes: Mapping[str, type[nn.Module]],
 ) -> nn.Module:
     """Put the layers into their places. Nothing here can fail."""
+    put_views(model, views)
     owners = {path: model.get_submodule(path) for path in classes}
     hooked: set[nn.Module] = set()
     for path, (layer, replaces) in layers.items():

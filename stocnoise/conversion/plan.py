@@ -29,9 +29,9 @@ from stocnoise.conversion.invocation import (
 )
 from stocnoise.conversion.probe import Call, Record
 from stocnoise.conversion.rewrite import MethodEdit, digest
-from stocnoise.conversion.skeleton import is_plain_leaf
 from stocnoise.conversion.source import SourceUnavailableError
 from stocnoise.conversion.trace import UNKNOWN, Method
+from stocnoise.conversion.views import Views, is_plain_leaf
 from stocnoise.errors import UnsupportedActivationError
 
 Kind = Literal["module", "shared", "functional"]
@@ -42,9 +42,10 @@ class Site:
     """A place where a model applies an activation.
 
     `name`: the path of the activation module; for a functional call the path of the module whose method makes it, and
-    the function's name. `kind`: "module", called once and replaced under its own name; "shared", one of several calls
-    of one module; "functional", a call of a function. `activation`: its name. `channels`: C, the length of σ.
-    `channel_dim`: where C is in the input's shape. `index`: counts the sites that share a name, in the order of calls.
+    the function's name. `kind`: "module", called once, and replaced under its own name, or entered through a layer if
+    it is a registered activation with weights; "shared", one of several calls of one module; "functional", a call of a
+    function. `activation`: its name. `channels`: C, the length of σ. `channel_dim`: where C is in the input's shape.
+    `index`: counts the sites that share a name, in the order of calls.
     """
 
     name: str
@@ -87,12 +88,18 @@ class Plan:
     placements: list[Placement] = field(default_factory=list)
     methods: dict[str, tuple[MethodEdit, ...]] = field(default_factory=dict)
     """The edits of each owner, by its path."""
+    entries: dict[str, str] = field(default_factory=dict)
+    """The attribute of each module that is entered through a layer, by the module's path."""
+    views: list[str] = field(default_factory=list)
+    """Where a view must stand in place of a module that stands elsewhere too."""
     left: list[LeftAlone] = field(default_factory=list)
 
 
-def make_plan(model: nn.Module, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
-    """Plan the conversion of `model`, the skeleton that `records`, of train and of eval mode, were taken from."""
-    return _Planner(model, records, include, exclude).plan()
+def make_plan(views: Views, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
+    """Plan the conversion of the skeleton `views.model`, of which `records` are, in train and in eval mode."""
+    plan = _Planner(views.model, records, include, exclude).plan()
+    plan.views = views.paths([*(placement.path for placement in plan.placements), *plan.methods])
+    return plan
 
 
 class _Planner:
@@ -154,11 +161,12 @@ class _Planner:
         path = self.paths[module]
         if self._filtered(path, calls[0], module):
             return
-        if not is_plain_leaf(module):
-            self.refused.append(f"{path}: {type(module).__name__} holds parameters or modules of its own")
-            return
         by_mode = {call.activation for call in calls}
-        self._place(calls, "module", path, self._count(path), path, path, wrapped=len(by_mode) > 1)
+        place = path
+        if not is_plain_leaf(module):  # its weights must keep their names
+            self.result.entries[path] = _free("noise", _taken(module))
+            place = _join(path, self.result.entries[path])
+        self._place(calls, "module", path, self._count(path), place, path, wrapped=len(by_mode) > 1)
 
     # Shared modules and functional calls: their owner's methods are rewritten.
 
@@ -184,7 +192,7 @@ class _Planner:
     def _edit(self, owner: nn.Module, roots: list[Node]) -> None:
         """Name the layers and the methods of one owner, and write down its edits."""
         path = self.paths[owner]
-        taken = set(vars(owner)) | set(dir(type(owner))) | set(owner._modules) | set(owner._parameters)
+        taken = _taken(owner)
         nodes = roots + [node for root in roots for node in walk(root) if node is not root]
         names = method_names(nodes)
         leaves: list[Leaf] = []
@@ -201,9 +209,7 @@ class _Planner:
             index = self._count(name)
             base = name.rpartition(".")[2]
             base = base if base.isidentifier() else call.name
-            attribute = f"{base}_{index}"
-            while attribute in taken:
-                attribute += "_"
+            attribute = _free(f"{base}_{index}", taken)
             taken.add(attribute)
             attributes[id(leaf)] = attribute
             kind: Kind = "functional" if call.module is None else "shared"
@@ -263,7 +269,8 @@ class _Planner:
         for module, path in self.paths.items():
             kind = type(module)
             is_activation = kind.__module__ == nn.ReLU.__module__ and is_plain_leaf(module)
-            if is_activation and module not in called and module not in left:
+            inside = any(path.startswith(f"{entered}.") for entered in self.result.entries)
+            if is_activation and not inside and module not in called and module not in left:
                 self._leave(path, kind.__name__.lower(), "never called with this example input")
 
     def _leave(self, name: str, activation: str, reason: str) -> None:
@@ -313,6 +320,18 @@ def _calls_activation(call: Call) -> bool:
         return callee in ACTIVATIONS
     except TypeError:
         return False
+
+
+def _taken(module: nn.Module) -> set[str]:
+    """The names of all attributes of `module`."""
+    held = (vars(module), dir(type(module)), module._modules, module._parameters, module._buffers)
+    return set().union(*held)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _join(path: str, name: str) -> str:

@@ -11,18 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from stocnoise.activations import Activation
-from stocnoise.conversion import channels
+from stocnoise.conversion import channels, shapes
 from stocnoise.conversion.catalog import ACTIVATIONS, GATES, Reader, is_opaque_activation
-from stocnoise.conversion.skeleton import is_plain_leaf
+from stocnoise.conversion.rewrite import rewritten_from
 from stocnoise.conversion.trace import Trace, Tracer
+from stocnoise.conversion.views import is_plain_leaf
 from stocnoise.layers import StochasticActivation
-
-# Functions that keep the shape of their input, and take long to say so without data.
-_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
 
 
 @dataclass
@@ -56,6 +54,11 @@ class Record:
     """Calls that are left alone: the function's name, the module whose method it is called in, and the reason."""
     ran: list[nn.Module] = field(default_factory=list)
     """The stochastic layers in the order of their calls."""
+
+    def modules(self) -> set[nn.Module]:
+        """The modules that an activation was called by or in."""
+        owners = [call.trace.owner for call in self.calls if call.trace is not None]
+        return {*owners, *(call.module for call in self.calls if call.module is not None), *self.ran}
 
 
 @dataclass
@@ -94,8 +97,8 @@ class _Recorder(TorchFunctionMode):
         if known is not None and not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         gate = _lookup(GATES, func)
-        if (shape := _shape(name, args)) is not None:
-            output = torch.empty_like(args[0]) if shape == args[0].shape else args[0].new_empty(shape)
+        if (output := shapes.result(name, args, kwargs)) is not None:
+            pass
         elif self._closed or (known is None and gate is None) or not (args and isinstance(args[0], Tensor)):
             output = func(*args, **kwargs)
         elif (reason := "a gate or an output" if known is None else _why_not(args[0])) is None:
@@ -157,7 +160,8 @@ class _Recorder(TorchFunctionMode):
             leaf.call.module, leaf.call.trace = module, self._tracer.trace(sys._getframe(1))
 
     def _enter_closed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._closed and not isinstance(module, StochasticActivation) and args and _why_not(args[0]) is None:
+        known = isinstance(module, StochasticActivation) or rewritten_from(module) is not None
+        if not self._closed and not known and args and _why_not(args[0]) is None:
             call = self._record(type(module).__name__, None, args[0])
             call.module, call.trace = module, self._tracer.trace(sys._getframe(1))
         self._closed += 1
@@ -233,25 +237,6 @@ def _lookup(table: Mapping[Any, Any], func: Any) -> Any:
         return table.get(func)
     except TypeError:  # unhashable
         return None
-
-
-def _shape(name: str, args: Any) -> torch.Size | None:
-    """The shape of what `name` returns, where it need not run to say: half the time of a run without data."""
-    if not (args and (name in _NORMS or name == "linear") and isinstance(x := args[0], Tensor)):
-        return None
-    if not (x.is_meta or isinstance(x, FakeTensor)):
-        return None
-    if name in _NORMS:
-        return x.shape
-    weight = args[1] if len(args) > 1 else None
-    if (
-        isinstance(weight, Tensor)
-        and weight.dim() == 2
-        and x.shape[-1:] == weight.shape[1:]
-        and x.dtype == weight.dtype
-    ):
-        return torch.Size((*x.shape[:-1], weight.shape[0]))
-    return None
 
 
 def _why_not(x: Any) -> str | None:

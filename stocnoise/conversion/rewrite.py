@@ -59,17 +59,21 @@ class Rewritten:
     """What a subclass was made from."""
 
     cls: type[nn.Module]
-    methods: tuple[MethodEdit, ...]
+    methods: tuple[MethodEdit, ...] = ()
+    entry: str = ""
+    """The layer that the input of the whole module passes through."""
 
     def layers(self) -> Iterator[str]:
         """The attributes of an instance that hold its stochastic layers."""
+        if self.entry:
+            yield self.entry
         for method in self.methods:
             for edit in method.edits:
                 if edit.how in ("replace", "wrap"):
                     yield from edit.targets
 
 
-_subclasses: dict[tuple[type[nn.Module], tuple[MethodEdit, ...]], type[nn.Module]] = {}
+_subclasses: dict[Rewritten, type[nn.Module]] = {}
 
 
 def digest(method: Method) -> int:
@@ -82,31 +86,41 @@ def rewritten_from(module: nn.Module) -> Rewritten | None:
     return vars(type(module)).get("_stocnoise_rewritten")
 
 
-def subclass(cls: type[nn.Module], methods: tuple[MethodEdit, ...]) -> type[nn.Module]:
-    """The subclass of `cls` with `methods` rewritten; equal arguments give the same class.
+def subclass(wanted: Rewritten) -> type[nn.Module]:
+    """The subclass of `wanted.cls` with its methods rewritten; equal arguments give the same class.
 
-    A method that `cls` inherits goes into a class between `cls` and the one that defines it, where `super()` finds it.
+    A method that the class inherits goes into a class between it and the one that defines it, where `super()` finds it.
     """
-    if (known := _subclasses.get((cls, methods))) is not None:
+    if (known := _subclasses.get(wanted)) is not None:
         return known
-    own: dict[str, Any] = {}
+    cls, methods = wanted.cls, wanted.methods
+    own: dict[str, Any] = {"forward": _entered(cls, wanted.entry)} if wanted.entry else {}
     inherited: dict[type[nn.Module], dict[str, Any]] = {}
     for edit in methods:
         base = edit.method.cls
         namespace = own if base is cls or edit.name != edit.method.name else inherited.setdefault(base, {})
         namespace[edit.name] = _rewrite(edit)
     between = [_derive(base, (base,), inherited[base]) for base in cls.__mro__ if base in inherited]
-    own["_stocnoise_rewritten"] = Rewritten(cls, methods)
+    own["_stocnoise_rewritten"] = wanted
     own["_stocnoise_exhausted"] = _exhausted
     own["__reduce_ex__"] = _reduce
     if hasattr(cls, "__deepcopy__"):  # such as GraphModule's, which would build the class anew from the graph
         own["__deepcopy__"] = _deepcopy
-    return _subclasses.setdefault((cls, methods), _derive(cls, (cls, *between), own))
+    return _subclasses.setdefault(wanted, _derive(cls, (cls, *between), own))
 
 
 def _derive(cls: type, bases: tuple[type, ...], namespace: dict[str, Any]) -> type[nn.Module]:
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls)(cls.__name__, bases, {**names, **namespace})
+
+
+def _entered(cls: type[nn.Module], layer: str) -> Callable[..., Any]:
+    """The `forward` of `cls`, its input passed through a layer."""
+
+    def forward(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return cls.forward(self, getattr(self, layer)(x), *args, **kwargs)
+
+    return forward
 
 
 def _exhausted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -124,18 +138,17 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
             "a student of a torch.fx.GraphModule cannot be pickled: save its state_dict, "
             "or pickle stocnoise.revert(student)"
         )
-    return _restore, (made.cls, made.methods), self.__getstate__()
+    return _restore, (made,), self.__getstate__()
 
 
-def _restore(cls: type[nn.Module], methods: tuple[MethodEdit, ...]) -> nn.Module:
-    for edit in methods:
+def _restore(made: Rewritten) -> nn.Module:
+    for edit in made.methods:
         if digest(edit.method) != edit.digest:
             raise ConversionError(
                 f"{edit.method} has changed since this student was pickled: convert the model anew "
                 "and load the weights with load_state_dict or stocnoise.load"
             )
-    made = subclass(cls, methods)
-    return object.__new__(made)
+    return object.__new__(subclass(made))
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -12,31 +12,6 @@ from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
-def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-    """Each place that holds a submodule: (path, parent, name, child).
-
-    Unlike `named_modules` this gives a child under every name that it has in one parent; a parent is entered once.
-    """
-    entered: set[int] = set()
-
-    def walk(parent: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-        if id(parent) in entered:
-            return
-        entered.add(id(parent))
-        for name, child in parent._modules.items():
-            if child is not None:
-                path = f"{prefix}.{name}" if prefix else name
-                yield path, parent, name, child
-                yield from walk(child, path)
-
-    yield from walk(model, prefix)
-
-
-def is_plain_leaf(module: nn.Module) -> bool:
-    """A module with nothing inside, as most activations are: copying it changes no parameter and no key."""
-    return not (module._modules or module._parameters or module._buffers)
-
-
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         for held in (module._parameters, module._buffers, vars(module)):
@@ -49,11 +24,7 @@ def fake_mode_for(model: nn.Module) -> FakeTensorMode:
 
 
 def skeleton(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
-    """A deep copy of `model` with fake tensors, or (without a mode) with its own parameters and copies of its buffers.
-
-    A plain leaf that stands in several places becomes one object for each place, so that a call tells its place, and no
-    two modules share their hooks.
-    """
+    """A deep copy of `model` with fake tensors, or (without a mode) its own parameters and copies of its buffers."""
     memo: dict[int, Any] = {}
     for tensor in _tensors(model):
         if id(tensor) in memo:
@@ -66,21 +37,11 @@ def skeleton(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
         duplicate = copy.deepcopy(model, memo)
     for original, module in zip(model.modules(), duplicate.modules(), strict=True):
         module.__class__ = type(original)  # a torch.fx.GraphModule makes a class for each copy
-    separate_leaves(duplicate)
-    for module in duplicate.modules():
-        _own_hooks(module)
     return duplicate
 
 
-def separate_leaves(model: nn.Module) -> None:
-    """Give each place that shares a plain leaf a copy of its own."""
-    seen: set[int] = set()
-    for _, parent, name, child in list(slots(model)):
-        if is_plain_leaf(child) and id(child) in seen:
-            child = copy.copy(child)
-            parent._modules[name] = child
-        seen.add(id(child))
-
-
-def _own_hooks(module: nn.Module) -> None:
-    vars(module).update({name: copy.copy(value) for name, value in vars(module).items() if name.endswith("_hooks")})
+def own_hooks(model: nn.Module) -> None:
+    """Unshare the hooks of all modules, so that what is hooked to one is not called for another."""
+    for module in model.modules():
+        own = {name: copy.copy(value) for name, value in vars(module).items() if name.endswith("_hooks")}
+        vars(module).update(own)

@@ -12,16 +12,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.plan import Plan, name_of, paths_of
 from stocnoise.conversion.probe import Record, observe, observe_layers
-from stocnoise.conversion.skeleton import fake_mode_for, skeleton
+from stocnoise.conversion.shapes import shorten
+from stocnoise.conversion.skeleton import fake_mode_for, own_hooks, skeleton
+from stocnoise.conversion.views import Views
 from stocnoise.errors import ExampleInputError, UnsupportedActivationError
 from stocnoise.layers import StochasticActivation
 
 
 @dataclass
 class Survey:
-    """What a run in train mode and one in eval mode showed of `skeleton`."""
+    """What a run in train mode and one in eval mode showed of the skeleton `views.model`."""
 
-    skeleton: nn.Module
+    views: Views
     train: Record
     eval: Record
     unwatched: Counter[str]
@@ -53,17 +55,38 @@ def _all_meta(model: nn.Module) -> bool:
 
 
 def _survey(model: nn.Module, example: Example, fake: FakeTensorMode | None) -> Survey:
-    copy = skeleton(model, fake)
-    layers: dict[nn.Module, str] = {}
-    for path, module in copy.named_modules():
-        if isinstance(module, StochasticActivation):
-            module.notice.given = True  # it would look at values
-            layers[module] = path
+    views = Views(skeleton(model, fake))
+    try:
+        found = _run(views, example, fake)
+    except Exception:
+        if not views:
+            raise
+    else:
+        if not views.keep_state():
+            return found
+    # One of its modules may pass something on, from a call in one place to a call in another.
+    return _run(Views(skeleton(model, fake), leaves_only=True), example, fake)
+
+
+def _run(views: Views, example: Example, fake: FakeTensorMode | None) -> Survey:
+    model = views.model
+    own_hooks(model)
+    shorten(model)
+    layers = [module for module in model.modules() if isinstance(module, StochasticActivation)]
+    for layer in layers:
+        layer.notice.given = True  # it would look at values
     args, kwargs = example.map(lambda t: fake.from_tensor(t, static_shapes=True) if fake else t.clone())
-    train = observe(copy, args, kwargs, training=True, fake=fake)
-    evaluation = observe(copy, args, kwargs, training=False, fake=fake)
-    unwatched = [layers[layer] for layer in observe_layers(copy, args, kwargs, fake)] if layers else []
-    return Survey(copy, train, evaluation, Counter(unwatched))
+    train = observe(model, args, kwargs, training=True, fake=fake)
+    views.note_state()
+    evaluation = observe(model, args, kwargs, training=False, fake=fake)
+    views.note_state()
+    unwatched = observe_layers(model, args, kwargs, fake) if layers else []
+    called = train.modules() | evaluation.modules()
+    stands = views.reunite(called.__contains__)
+    for record in (train, evaluation):
+        record.left = [(name, stands.get(owner, owner) if owner else None, why) for name, owner, why in record.left]
+    paths = paths_of(model)
+    return Survey(views, train, evaluation, Counter(paths[layer] for layer in unwatched))
 
 
 def _did_not_run(example: Example, error: Exception) -> ExampleInputError:
@@ -86,7 +109,7 @@ def audit(student: nn.Module, example: Example, plan: Plan) -> None:
         raise UnsupportedActivationError(
             f"with its activations replaced the model does not run any more ({error.__cause__}); {_SEVERAL}"
         ) from error
-    paths = paths_of(found.skeleton)
+    paths = paths_of(found.views.model)
     spared = {item.name for item in plan.left}
     missed = {
         name_of(call, paths)

@@ -75,14 +75,15 @@ def run(model: nn.Module, *args: Any, training: bool = False) -> list[Tensor]:
     if floating:
         sum((y * torch.linspace(-1, 1, y.numel()).view_as(y).to(y)).sum() for y in floating).backward()  # type: ignore
     gradients = [leaf.grad for leaf in (*inputs, *model.parameters())]
-    buffers = [
-        buffer
+    buffers = {
+        id(buffer): buffer
         for module in model.modules()
         if not isinstance(module, stocnoise.StochasticActivation)
         for buffer in module._buffers.values()
         if buffer is not None
-    ]
-    return [y.detach() for y in outputs] + [torch.zeros(()) if g is None else g for g in gradients] + buffers
+    }
+    filled = (torch.zeros(()) if gradient is None else gradient for gradient in gradients)
+    return [*(y.detach() for y in outputs), *filled, *buffers.values()]
 
 
 def assert_same_function(teacher: nn.Module, student: nn.Module, *args: Any) -> None:

@@ -26,6 +26,7 @@ MODELS = [
     ("timm", "convnext_tiny", 32, 18, 0),
     ("timm", "vit_tiny_patch16_224", 32, 12, 0),
     ("timm", "efficientnet_b0", 32, 49, 0),
+    ("timm", "coat_tiny", 64, 26, 0),
 ]
 
 
@@ -34,7 +35,7 @@ def build(library: str, name: str, side: int) -> nn.Module:
     if library == "timm":
         import timm
 
-        size = {"img_size": side} if name.startswith("vit") else {}
+        size = {"img_size": side} if name.startswith(("vit", "coat")) else {}
         return timm.create_model(name, num_classes=10, **size)
     import torchvision
 

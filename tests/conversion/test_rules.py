@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import stocnoise
 from tests.compat_models import Small, images
@@ -109,53 +108,3 @@ def test_a_bad_value_is_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match="gamma"):
         stocnoise.convert(model, images(), rules=[("act", {"gamma": -1.0})], inplace=True)
     assert type(model) is Small
-
-
-# What register_activation is for.
-
-
-@stocnoise.register_activation
-class Snake(nn.Module):
-    """x + sin²(ax) / a (Ziyin et al. 2020): an activation that calls none of torch's, with a weight of its own."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.ones(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.sin(self.a * x) ** 2 / self.a
-
-
-@stocnoise.register_activation
-class Sine(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
-
-
-def test_a_registered_activation_is_a_site() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Sine())
-    (site,) = stocnoise.find_sites(model, torch.zeros(2, 3, 8, 8))
-    assert (site.name, site.kind, site.activation, site.channels) == ("1", "module", "Sine", 4)
-    x = torch.randn(2, 3, 8, 8)
-    student = stocnoise.convert(model, x, gamma=0.5, check=True)
-    stocnoise.calibrate(student, [x], batches=1)
-    assert not torch.equal(student(x), student(x))
-    with stocnoise.deterministic(student):
-        assert torch.equal(student(x), model(x))
-
-
-def test_a_registered_activation_with_parameters_is_refused() -> None:
-    """To replace it would rename its parameters."""
-    with pytest.raises(stocnoise.UnsupportedActivationError, match="1: Snake holds parameters"):
-        stocnoise.convert(nn.Sequential(nn.Conv2d(3, 4, 3), Snake(4)), torch.zeros(2, 3, 8, 8))
-
-
-def test_a_class_that_is_not_registered_is_not_seen() -> None:
-    class Unknown(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.sin(x)
-
-    with pytest.raises(stocnoise.NothingConvertedError):
-        stocnoise.convert(nn.Sequential(nn.Linear(3, 4), Unknown()), torch.zeros(2, 3))
-    with pytest.raises(TypeError, match="subclass"):
-        stocnoise.register_activation(torch.sin)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
 
 
 class SharedBlock(nn.Module):
-    """A block with weights is one place, however often it is called."""
+    """A block with weights that is called twice under one name: one place, however often it is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,16 +64,6 @@ class SharedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.block(self.block(x)))
-
-
-class TwoAliasesOfABlock(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
-        self.two = self.one
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.two(self.one(x))
 
 
 class InContainers(nn.Module):
@@ -168,12 +158,6 @@ def test_a_block_with_weights_called_twice_is_one_place() -> None:
     student.train()(X)
     counts = {name: int(layer.num_batches_tracked) for name, layer in layers(student).items()}
     assert set(counts.values()) == {1, 2}
-
-
-def test_aliases_of_a_block_with_weights_stay_one_block() -> None:
-    student = converted(TwoAliasesOfABlock(), X)
-    assert student.one is student.two
-    assert len(layers(student)) == 1
 
 
 def test_the_root_itself_an_activation() -> None:
