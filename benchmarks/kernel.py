@@ -245,8 +245,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for row in rows:
         if row["implementation"] != "ours" or row["pass"] == "host":
             continue
-        if row["pass"] == "backward" and row["activation"] == "relu":
-            continue  # PyTorch's own kernel
         layout = "channels_last" if row["channels_last"] or len(row["shape"]) == 3 else "nchw"
         dtype = {"bfloat16": "bf16", "float32": "fp32"}[row["dtype"]]
         key = (row["pass"], row["activation"], dtype, layout)

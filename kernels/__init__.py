@@ -1,6 +1,6 @@
 """Triton kernels of the fused operation; imported as `stocnoise.kernels`, and only where Triton is installed.
 
-The same three functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for CPU tensors under TRITON_INTERPRET=1.
+The same four functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for CPU tensors under TRITON_INTERPRET=1.
 
 Dense inputs, however permuted, and slices of the batch or of channels are read as they are. Others (expanded, every
 second column, see `layout.gap_of`) are gathered into the memory of the result, where the kernel then runs in place;
@@ -19,12 +19,13 @@ from torch import Tensor
 from stocnoise import aten
 
 from .columns import columns_backward, columns_forward
-from .launch import INTERPRETED_TILE, TILE, Launch, plan
+from .launch import INTERPRETED_TILE, TILE, Launch, plan, plan_pointwise
 from .layout import GROUP, gap_of
 from .moments import merge_parts, move_sigma
+from .pointwise import pointwise_backward
 from .rows import rows_backward, rows_forward
 
-__all__ = ["backward", "forward", "update_sigma"]
+__all__ = ["backward", "backward_from_output", "forward", "update_sigma"]
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
@@ -78,7 +79,7 @@ def forward(
     scale = torch.empty_like(sigma)
     parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
     moments = torch.empty(3, channels if statistics else 0, device=x.device)
-    kernel = rows_forward if launch.rows else columns_forward
+    kernel = rows_forward if launch.family == "rows" else columns_forward
     with _on_device_of(x):
         kernel[launch.grid](
             x,
@@ -128,7 +129,7 @@ def backward(
     if gap is None:
         x, gap = dx.copy_(x), 0
     launch = _launch(dx, channel_dim, gap > 0 or grad_gap > 0, shared)
-    kernel = rows_backward if launch.rows else columns_backward
+    kernel = rows_backward if launch.family == "rows" else columns_backward
     with _on_device_of(x):
         kernel[launch.grid](
             grad,
@@ -142,6 +143,19 @@ def backward(
             ACTIVATION=activation,
             **launch.arguments,
         )
+    return dx
+
+
+def backward_from_output(grad: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
+    """See `stocnoise.aten.backward_from_output`."""
+    dx = torch.empty_like(y)
+    if y.numel() == 0:
+        return dx
+    if grad.stride() != y.stride():
+        grad = dx.copy_(grad)
+    launch = plan_pointwise(y.numel(), TILE if y.is_cuda else INTERPRETED_TILE)
+    with _on_device_of(y):
+        pointwise_backward[launch.grid](grad, y, dx, slope=slope, ACTIVATION=activation, **launch.arguments)
     return dx
 
 

@@ -15,8 +15,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
+from torch.nn import Parameter
 
 from stocnoise import aten
+from stocnoise.activations import output_decides
 
 
 @functools.cache
@@ -112,11 +115,24 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def _unobserved(*tensors: Tensor) -> bool:
+    """Whether nothing looks at operators here: no compiler, tracer, transform, mode or subclass of Tensor."""
+    return (
+        not torch.compiler.is_compiling()
+        and all(type(t) in (Tensor, Parameter) for t in tensors)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._is_tracing()
+        and not _len_torch_dispatch_stack_pre_dispatch()
+    )
+
+
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, _, _, seed, ctx.activation, ctx.slope, ctx.channel_dim, _, ctx.shared = inputs
     y, moments, scale = output
     ctx.mark_non_differentiable(moments, scale)
-    if ctx.activation == "relu":
+    if output_decides(ctx.activation, ctx.slope):
         ctx.save_for_backward(y)
     elif ctx.activation != "identity":
         ctx.save_for_backward(x, scale, seed)
@@ -125,10 +141,11 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if ctx.activation == "identity":
         dx = grad
-    elif ctx.activation == "relu":
-        # y > 0 wherever the noisy input was, so ReLU's own derivative of y serves: no noise to draw again, x not kept.
+    elif output_decides(ctx.activation, ctx.slope):
         (y,) = ctx.saved_tensors
-        dx = torch.ops.aten.threshold_backward(grad, y, 0.0)
+        # Compilers fuse ATen's derivatives with their neighbours, and these have derivatives themselves.
+        alone = _unobserved(grad, y) and not torch.is_grad_enabled()
+        dx = (_implementation(y) if alone else aten).backward_from_output(grad, y, ctx.activation, ctx.slope)
     else:
         x, scale, seed = ctx.saved_tensors
         derivative = _TransformedBackward.apply if transformed() else stoc_act_backward
@@ -184,7 +201,7 @@ class _TransformedBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError("a stochastic activation other than ReLU has no second derivative")
+        raise NotImplementedError("a stochastic activation whose noise is drawn again has no second derivative")
 
 
 def apply(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
