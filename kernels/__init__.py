@@ -96,9 +96,8 @@ def forward(
             **launch.arguments,
         )
         if statistics:
-            tile = 1024 if x.is_cuda else INTERPRETED_TILE
-            block_q = min(1024, triton.next_power_of_2(launch.parts))
-            block_c = min(tile // block_q, triton.next_power_of_2(channels))
+            # Not by the number of parts, which follows the batch size: that would compile again.
+            block_c, block_q = (4, 256) if x.is_cuda else (64, 1024)
             merge_parts[(triton.cdiv(channels, block_c),)](
                 parts, moments, channels, launch.parts, BLOCK_C=block_c, BLOCK_Q=block_q, enable_fp_fusion=True
             )
@@ -148,11 +147,9 @@ def backward(
 
 def backward_from_output(grad: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
     """See `stocnoise.aten.backward_from_output`."""
+    if grad.stride() != y.stride() or y.numel() == 0:
+        return aten.backward_from_output(grad, y, activation, slope)  # reads any strides
     dx = torch.empty_like(y)
-    if y.numel() == 0:
-        return dx
-    if grad.stride() != y.stride():
-        grad = dx.copy_(grad)
     launch = plan_pointwise(y.numel(), TILE if y.is_cuda else INTERPRETED_TILE)
     with _on_device_of(y):
         pointwise_backward[launch.grid](grad, y, dx, slope=slope, ACTIVATION=activation, **launch.arguments)

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 
 import stocnoise
 from stocnoise import functional, ops
-from stocnoise.kernels import columns, launch, moments, rows
+from stocnoise.kernels import columns, launch, moments, pointwise, rows
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,7 @@ KERNELS = (
     rows.rows_backward,
     columns.columns_forward,
     columns.columns_backward,
+    pointwise.pointwise_backward,
     moments.merge_parts,
     moments.move_sigma,
 )
