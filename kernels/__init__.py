@@ -4,7 +4,8 @@ The same four functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for 
 
 Dense inputs, however permuted, and slices of the batch or of channels are read as they are. Others (expanded, every
 second column, see `layout.gap_of`) are gathered into the memory of the result, where the kernel then runs in place;
-with statistics, into a buffer, since there programs read elements that others overwrite.
+with statistics, into a buffer, since there programs read elements that others overwrite. Noise shared by the rows x[i]
+needs each of them in one piece: where they are interleaved in memory, they are copied so.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ def _rows_are_blocks(x: Tensor) -> bool:
     return x.shape[0] == 1 or x.stride(0) * x.shape[0] == x.numel()
 
 
+def _in_row_blocks(x: Tensor) -> Tensor:
+    """x copied so that each x[i] lies together, its elements in the order that they have in x."""
+    order = [0, *sorted(range(1, x.dim()), key=lambda d: -x.stride(d))]
+    return x.permute(order).contiguous().permute([order.index(d) for d in range(x.dim())])
+
+
 def forward(
     x: Tensor,
     sigma: Tensor,
@@ -71,7 +78,9 @@ def forward(
     if x.numel() == 0:
         return y, torch.zeros(3, channels if statistics else 0, device=x.device), gamma.sqrt() * sigma
     if shared and not _rows_are_blocks(y):
-        return aten.forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
+        x = _in_row_blocks(x)
+        result, *rest = forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
+        return y.copy_(result), *rest
     gap = gap_of(tuple(x.shape), x.stride(), y.stride(), channel_dim)
     if gap is None:
         x, gap = (torch.empty_like(y) if statistics else y).copy_(x), 0
@@ -119,7 +128,8 @@ def backward(
     if x.numel() == 0:
         return dx
     if shared and not _rows_are_blocks(dx):
-        return aten.backward(grad, x, scale, seed, activation, slope, channel_dim, shared)
+        x = _in_row_blocks(x)
+        return dx.copy_(backward(grad, x, scale, seed, activation, slope, channel_dim, shared))
     gap = gap_of(tuple(x.shape), x.stride(), dx.stride(), channel_dim)
     grad_gap = gap_of(tuple(x.shape), grad.stride(), dx.stride(), channel_dim)
     if grad_gap is None:

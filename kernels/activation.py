@@ -80,7 +80,7 @@ def activate(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
 @triton.jit
 def derivative(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
     """h′(u), at a kink the value that PyTorch takes."""
-    if ACTIVATION == "leaky_relu":
+    if ACTIVATION == "leaky_relu":  # of a negative slope, else y decides
         return tl.where(u > 0.0, 1.0, slope)
     elif ACTIVATION == "gelu":
         tail, e, _ = _upper_tail(u, FAST)

@@ -255,6 +255,22 @@ def test_backward_of_shared_noise(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(x.grad.double(), u.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2, 3), (2, 3, 0, 1), (3, 1, 0, 2)])
+def test_shared_noise_where_rows_are_interleaved(order: tuple[int, ...]) -> None:
+    """Each row's noise is the one that it has alone, in the backward pass too."""
+    dense = torch.randn([(3, 8, 6, 4)[d] for d in order])
+    x = dense.permute([order.index(d) for d in range(4)]).requires_grad_()
+    y = functional.stoc_act(x, *arguments(8), activation="silu", shared=True)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    for i in range(3):
+        row = x.detach()[i : i + 1].requires_grad_()
+        alone = functional.stoc_act(row, *arguments(8), activation="silu", shared=True)
+        (d_row,) = torch.autograd.grad(alone.sum(), row)
+        torch.testing.assert_close(y[i : i + 1], alone)
+        torch.testing.assert_close(dx[i : i + 1], d_row)
+    assert y.stride() == x.stride()
+
+
 @pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4), (0, 8)])
 def test_empty(shape: tuple[int, ...]) -> None:
     x = torch.zeros(shape, requires_grad=True)
