@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default=None)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--images", type=int, default=1000, help="to evaluate on")
+    parser.add_argument("--attack-steps", type=int, default=20, help="of the attacks of the evaluation")
+    parser.add_argument("--eot", type=int, default=8, help="draws of the noise for each of their gradients")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -101,7 +103,8 @@ def main() -> None:
         val,
         ["pgd", "apgd"],
         [args.eps / 255 / 2, args.eps / 255],
-        eot=8,
+        eot=args.eot,
+        steps=args.attack_steps,
         max_images=args.images,
         transfer_from=teacher.to(device).eval(),
         name=f"{args.model}, student",

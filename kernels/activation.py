@@ -80,9 +80,7 @@ def activate(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
 @triton.jit
 def derivative(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
     """h′(u), at a kink the value that PyTorch takes."""
-    if ACTIVATION == "relu6":
-        return tl.where((u > 0.0) & (u < 6.0), 1.0, 0.0)
-    elif ACTIVATION == "leaky_relu":
+    if ACTIVATION == "leaky_relu":  # of a negative slope, else y decides
         return tl.where(u > 0.0, 1.0, slope)
     elif ACTIVATION == "gelu":
         tail, e, _ = _upper_tail(u, FAST)
@@ -97,3 +95,20 @@ def derivative(u, slope, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
         tl.static_assert(ACTIVATION == "hardswish")
         inside = u * 0.3333333333333333 + 0.5
         return tl.where(u <= -3.0, 0.0, tl.where(u < 3.0, inside, 1.0))
+
+
+@triton.jit
+def times_derivative_at_output(grad, y, slope, ACTIVATION: tl.constexpr):
+    """grad · h′(u) from y = h(u), y in float32 and grad in any type; at a kink, and where y is NaN, as on CUDA.
+
+    A gradient that passes whole is not converted: on gfx942, which rounds to bfloat16 by hand, that would double the
+    kernel.
+    """
+    zero = tl.zeros_like(grad)
+    if ACTIVATION == "relu":
+        return tl.where(y <= 0.0, zero, grad)
+    elif ACTIVATION == "relu6":
+        return tl.where((y <= 0.0) | (y >= 6.0), zero, grad)
+    else:
+        tl.static_assert(ACTIVATION == "leaky_relu")
+        return tl.where(y > 0.0, grad, (grad.to(tl.float32) * slope).to(grad.dtype))

@@ -27,13 +27,14 @@ SOME_PROGRAMS, MANY_PROGRAMS = 1024, 8192
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch but for its tensors: of a kernel in `rows`, or else in `columns`."""
+    """A launch but for its tensors."""
 
-    rows: bool
+    family: str
+    """The file with the kernel: `rows`, `columns` or `pointwise`."""
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     parts: int
-    """Parts of the statistics of each channel."""
+    """Parts of the statistics of each channel; 0 where there are none."""
     waste: float
     """Elements of the tiles for each element of the tensor."""
 
@@ -75,7 +76,7 @@ def _rows(memory: Memory, tile: int) -> Launch:
     n_each = max(1, min(N, each // k_each))
     grid = (across, _ceil(N, n_each), _ceil(along, k_each))
     return Launch(
-        rows=True,
+        family="rows",
         grid=grid,
         arguments={
             "N": N,
@@ -108,7 +109,7 @@ def _columns(memory: Memory, strided: bool, tile: int) -> Launch:
     r_each = min(along, _turns_each(across * along)) * bm
     grid = (across, _ceil(R, r_each))
     return Launch(
-        rows=False,
+        family="columns",
         grid=grid,
         arguments={
             "R": R,
@@ -162,3 +163,22 @@ def plan(
         enable_fp_fusion=True,
     )
     return launch
+
+
+@lru_cache(maxsize=4096)
+def plan_pointwise(numel: int, tile: int = TILE) -> Launch:
+    """The launch that visits so many elements in the order in which they lie."""
+    programs = _ceil(numel, tile)
+    return Launch(
+        family="pointwise",
+        grid=(programs,),
+        arguments={
+            "numel": numel,
+            "RAGGED": numel % GROUP != 0,
+            "BLOCK": tile,
+            "num_warps": 4,
+            "enable_fp_fusion": True,
+        },
+        parts=0,
+        waste=programs * tile / numel,
+    )

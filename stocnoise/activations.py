@@ -40,3 +40,11 @@ class Activation:
 
     def __str__(self) -> str:
         return f"leaky_relu({self.slope:g})" if self.name == "leaky_relu" else self.name
+
+
+def output_decides(name: str, slope: float) -> bool:
+    """Whether h'(u) is a function of h(u) alone, so that a backward pass needs neither u nor its noise.
+
+    LeakyReLU of a negative slope sends both signs to the same one.
+    """
+    return name in ("relu", "relu6") or (name == "leaky_relu" and slope >= 0)

@@ -100,7 +100,6 @@ def forward(
 
 
 _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "relu6": lambda g, u, slope: torch.ops.aten.hardtanh_backward(g, u, 0.0, 6.0),
     "leaky_relu": lambda g, u, slope: torch.ops.aten.leaky_relu_backward(g, u, slope, False),
     "gelu": lambda g, u, slope: torch.ops.aten.gelu_backward(g, u),
     "gelu_tanh": lambda g, u, slope: torch.ops.aten.gelu_backward(g, u, approximate="tanh"),
@@ -123,6 +122,22 @@ def backward(
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
     noisy = _add_noise(x, scale, seed, channel_dim, shared, scratch)
     return _DERIVATIVE[activation](grad.to(noisy.dtype), noisy, slope).to(x.dtype)
+
+
+_DERIVATIVE_AT_OUTPUT: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "relu": lambda g, y, slope: torch.ops.aten.threshold_backward(g, y, 0.0),
+    "relu6": lambda g, y, slope: torch.ops.aten.hardtanh_backward(g, y, 0.0, 6.0),
+    "leaky_relu": lambda g, y, slope: torch.ops.aten.leaky_relu_backward(g, y, slope, True),
+}
+
+
+def backward_from_output(grad: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
+    """grad · h'(x + noise) where y = h(x + noise) decides h' (`activations.output_decides`): no noise to draw again.
+
+    In half precision y has been rounded, and this is the gradient at the rounded y: zero where a ReLU6 was rounded up
+    to 6, or a float16 down to 0.
+    """
+    return _DERIVATIVE_AT_OUTPUT[activation](grad, y, slope)
 
 
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:

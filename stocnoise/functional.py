@@ -97,4 +97,4 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
 
     A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ.
     """
-    ops.update_sigma(sigma, before, batches, moments, alpha)
+    ops.apply_update(sigma, before, batches, moments, alpha)

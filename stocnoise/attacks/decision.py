@@ -17,8 +17,8 @@ from stocnoise.attacks.libraries import Classifier, contained, require
 
 Noise = Literal["frozen", "raw"]
 
-# A raw model is asked this often before an image counts as a start (one start of a batch that the attack finds classified
-# rightly ends it), and the whole attack is begun again this often.
+# A raw model is asked this often before an image counts as a start, because one start of a batch that is found
+# classified rightly ends the attack, and the whole attack is begun again this often.
 _RAW_DRAWS = 64
 _RAW_TRIES = 5
 

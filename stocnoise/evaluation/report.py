@@ -50,7 +50,7 @@ class Entry:
     settings: str
     successes: Successes = field(repr=False, compare=False)
     score: Score = field(repr=False, compare=False)
-    """Image by image, whether each fresh draw is right under the attack; in the worst case those that did not choose."""
+    """By image, whether each fresh draw is right under the attack; for the worst case, draws that did not choose it."""
 
     def to_dict(self) -> dict[str, Any]:
         return {

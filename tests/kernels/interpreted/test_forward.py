@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from kernels_reference import noise_like
 from torch import Tensor
 
-from stocnoise import functional, kernels
-from stocnoise.activations import FUSED, Activation
+from stocnoise import aten, functional, kernels
+from stocnoise.activations import FUSED, Activation, output_decides
 
 SEED = 0x0123_4567_89AB_CDEF
 GAMMA = 0.25
@@ -45,17 +46,19 @@ def check(x: Tensor, channel_dim: int, activation: str = "silu", slope: float = 
     expected = Activation(activation, slope)(u)
     grad = torch.randn(x.shape).to(x.dtype)
     (dx,) = torch.autograd.grad(y, leaf, grad)
-    (expected_dx,) = torch.autograd.grad(expected, u, grad.double())
+    # Where y decides the derivative, it is the derivative at the rounded y.
+    at = y.detach().double().requires_grad_() if output_decides(activation, slope) else u
+    (expected_dx,) = torch.autograd.grad(Activation(activation, slope)(at), at, grad.double())
 
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[x.dtype]
     assert y.dtype == dx.dtype == x.dtype
     assert y.stride() == torch.empty_like(x).stride()
-    assert dx.stride() == (grad if activation == "identity" else y).stride()
+    assert dx.stride() in (y.stride(), grad.stride())
     torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
     # At a kink of h′ rounding may take the other side.
     kink = torch.zeros_like(u, dtype=torch.bool)
-    for at in {"relu6": (0.0, 6.0), "relu": (0.0,), "leaky_relu": (0.0,), "hardswish": (-3.0, 3.0)}.get(activation, ()):
-        kink |= (u - at).abs() < 1e-5
+    for place in {"leaky_relu": (0.0,), "hardswish": (-3.0, 3.0)}.get(activation, ()):
+        kink |= (u - place).abs() < 1e-5
     assert kink.double().mean() < 0.01
     torch.testing.assert_close(dx.double()[~kink], expected_dx[~kink], rtol=tolerance, atol=tolerance)
     assert torch.equal(x, before)
@@ -76,6 +79,52 @@ def check(x: Tensor, channel_dim: int, activation: str = "silu", slope: float = 
 def test_every_activation_and_dtype(activation: str, dtype: torch.dtype, channels_last: bool) -> None:
     x = (3 * torch.randn(2, 16, 6, 8)).to(dtype)
     check(x.to(memory_format=torch.channels_last) if channels_last else x, 1, activation)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_leaky_relu_of_a_negative_slope(channels_last: bool) -> None:
+    """There y does not tell the sign of u: the noise is drawn again."""
+    x = torch.randn(2, 16, 6, 8)
+    check(x.to(memory_format=torch.channels_last) if channels_last else x, 1, "leaky_relu", slope=-0.3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu"])
+@pytest.mark.parametrize("shape", [(2, 8, 6, 6), (3, 5, 7, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_read_off_the_output(activation: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """The bits of ATen's, for gradients of any strides, at kinks and infinities."""
+    y = Activation(activation, 0.25)(4 * torch.randn(shape)).to(dtype)
+    y.view(-1)[:4] = torch.tensor([0.0, -0.0, 6.0, float("inf")])
+    wide = torch.randn(shape[0], shape[1] + 8, *shape[2:]).to(dtype)
+    for grad in (
+        wide[:, :-8].contiguous(),
+        wide[:, 8:],
+        wide[:, :-8].to(memory_format=torch.channels_last),
+        torch.tensor(2.0, dtype=dtype).expand(shape),
+    ):
+        dx = kernels.backward_from_output(grad, y, activation, 0.25)
+        assert torch.equal(dx, aten.backward_from_output(grad, y, activation, 0.25))
+
+
+def saved_bytes(activation: str, slope: float = 0.25) -> int:
+    """What a stochastic activation keeps for its backward pass beside the output that it hands on."""
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = functional.stoc_act(x, *arguments(8), activation=activation, slope=slope)
+    kept.pop(y.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def test_what_a_backward_pass_keeps() -> None:
+    assert saved_bytes("relu") == saved_bytes("relu6") == saved_bytes("leaky_relu") == saved_bytes("identity") == 0
+    # x, which the layer before may have kept already, √γ·σ and the seed.
+    assert saved_bytes("gelu") == saved_bytes("leaky_relu", -1.0) == 4 * 2 * 8 * 36 + 4 * 8 + 8
 
 
 SHAPES = [
@@ -138,6 +187,34 @@ def test_strides(name: str) -> None:
     check(*STRIDED[name]())
 
 
+COPIED = {
+    "odd slice of channels, 7x7",
+    "slice of tokens",
+    "half of odd features",
+    "every second row",
+    "every second column",
+    "expanded batch",
+    "expanded channels",
+}
+
+
+@pytest.mark.parametrize("name", STRIDED)
+def test_what_is_read_where_it_lies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gets x itself, not a copy; of which inputs it does not, `COPIED` is the list."""
+    x, channel_dim = STRIDED[name]()
+    got = []
+    for family in ("rows", "columns"):
+        kernel = getattr(kernels, f"{family}_forward")
+
+        class Spy:
+            def __getitem__(self, grid: tuple[int, ...], kernel: Any = kernel) -> Callable[..., Any]:
+                return lambda *args, **options: (got.append(args[0].data_ptr()), kernel[grid](*args, **options))
+
+        monkeypatch.setattr(kernels, f"{family}_forward", Spy())
+    functional.stoc_act(x, *arguments(x.shape[channel_dim]), channel_dim=channel_dim, statistics=True)
+    assert (got == [x.data_ptr()]) == (name not in COPIED)
+
+
 def test_gradient_in_another_layout() -> None:
     """A gradient that is expanded, sliced or in another memory format than x."""
     for x in (torch.randn(2, 16, 6, 6), torch.randn(2, 16, 6, 6).to(memory_format=torch.channels_last)):
@@ -176,6 +253,22 @@ def test_backward_of_shared_noise(shape: tuple[int, ...]) -> None:
     expected.sum().backward()
     y.sum().backward()
     torch.testing.assert_close(x.grad.double(), u.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2, 3), (2, 3, 0, 1), (3, 1, 0, 2)])
+def test_shared_noise_where_rows_are_interleaved(order: tuple[int, ...]) -> None:
+    """Each row's noise is the one that it has alone, in the backward pass too."""
+    dense = torch.randn([(3, 8, 6, 4)[d] for d in order])
+    x = dense.permute([order.index(d) for d in range(4)]).requires_grad_()
+    y = functional.stoc_act(x, *arguments(8), activation="silu", shared=True)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    for i in range(3):
+        row = x.detach()[i : i + 1].requires_grad_()
+        alone = functional.stoc_act(row, *arguments(8), activation="silu", shared=True)
+        (d_row,) = torch.autograd.grad(alone.sum(), row)
+        torch.testing.assert_close(y[i : i + 1], alone)
+        torch.testing.assert_close(dx[i : i + 1], d_row)
+    assert y.stride() == x.stride()
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4), (0, 8)])

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 
 import stocnoise
 from stocnoise import functional, ops
-from stocnoise.kernels import columns, launch, moments, rows
+from stocnoise.kernels import columns, launch, moments, pointwise, rows
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,7 @@ KERNELS = (
     rows.rows_backward,
     columns.columns_forward,
     columns.columns_backward,
+    pointwise.pointwise_backward,
     moments.merge_parts,
     moments.move_sigma,
 )
@@ -141,9 +142,11 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert not torch.equal(model[1].sigma, before)
 
 
-def test_double_backward_of_relu() -> None:
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu"])
+def test_second_derivatives(activation: str) -> None:
     x = torch.randn(2, 8, 4, 4, requires_grad=True)
-    y = functional.stoc_act(x, torch.rand(8), torch.tensor(0.1), torch.tensor([3]))
+    y = functional.stoc_act(x, torch.rand(8), torch.tensor(0.1), torch.tensor([3]), activation=activation)
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     (ddx,) = torch.autograd.grad(dx.sum(), x)
-    assert torch.equal(ddx, 2.0 * (y > 0))
+    slope = 0.01 if activation == "leaky_relu" else 0.0
+    torch.testing.assert_close(ddx, torch.where((y > 0) & (y < 6), 2.0, 2.0 * slope**2))

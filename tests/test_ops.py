@@ -1,0 +1,117 @@
+"""The operators and the way around them: the same results, and an operator wherever something looks for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import stocnoise
+from stocnoise import functional
+from stocnoise.activations import FUSED
+
+
+class Dispatched(TorchDispatchMode):
+    """Lists the operators of stocnoise that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "stocnoise":
+            self.seen.append(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+class Called(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def run(layer: stocnoise.StochasticActivation) -> tuple[Tensor, ...]:
+    torch.manual_seed(3)
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    y = layer(x)
+    (dx,) = torch.autograd.grad(y.square().sum(), x)
+    return y.detach(), dx, layer.sigma.clone(), layer.sigma_before.clone(), layer.num_batches_tracked.clone()
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+@pytest.mark.parametrize("slope", [0.2, -0.2])
+def test_with_and_without_operators_the_same_bits(name: str, slope: float) -> None:
+    results = []
+    for mode in (None, Dispatched()):
+        layer = stocnoise.StocEMA(8, activation=stocnoise.activations.Activation(name, slope), gamma=0.5)
+        layer.sigma.fill_(1.0)
+        if mode is None:
+            results.append(run(layer))
+        else:
+            with mode:
+                results.append(run(layer))
+            assert mode.seen[:2] == ["stoc_act", "update_sigma"]
+    for direct, dispatched in zip(*results, strict=True):
+        assert torch.equal(direct, dispatched)
+
+
+def test_a_function_mode_sees_one_operator() -> None:
+    """And none of what it is made of: to `convert`, a ReLU inside would be an activation that was left out."""
+    layer = stocnoise.StocReLUEMA(8).eval()
+    layer.num_batches_tracked.fill_(1)
+    with Called() as mode:
+        layer(torch.randn(2, 8, 4, 4))
+    names = [str(f) for f in mode.seen]
+    assert any("stoc_act" in name for name in names)
+    assert not any("relu" in name for name in names)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_holds_the_operator() -> None:
+    arguments = (torch.ones(8), torch.tensor(0.5), torch.tensor([5]))
+    traced = torch.jit.trace(lambda x: functional.stoc_act(x, *arguments), torch.randn(2, 8, 4, 4))
+    assert "stocnoise::stoc_act" in str(traced.graph)
+
+
+def test_an_update_in_place_is_counted() -> None:
+    """Else autograd would not notice that a tensor it kept has changed."""
+    layer = stocnoise.StocReLUEMA(8)
+    versions = [t._version for t in (layer.sigma, layer.sigma_before, layer.num_batches_tracked)]
+    layer(torch.randn(2, 8, 4, 4))
+    after = [t._version for t in (layer.sigma, layer.sigma_before, layer.num_batches_tracked)]
+    assert all(b > a for a, b in zip(versions, after, strict=True))
+
+
+def test_training_in_inference_mode() -> None:
+    with torch.inference_mode():
+        layer = stocnoise.StocReLUEMA(8)
+        layer(torch.randn(2, 8, 4, 4))
+    assert layer.sigma.min() > 0
+
+
+class Nothing(torch.autograd.Function):
+    """Passes no gradient back."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
+def test_no_gradient_from_above(activation: str) -> None:
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    y = functional.stoc_act(x, torch.ones(8), torch.tensor(0.5), torch.tensor([5]), activation=activation)
+    Nothing.apply(y).sum().backward()
+    assert x.grad is None
