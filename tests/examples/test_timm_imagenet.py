@@ -35,7 +35,17 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_a_folder_becomes_a_student_and_a_second_call_goes_on(folder, tmp_path):
     command = [sys.executable, SCRIPT, "--data", folder, "--out", tmp_path, "--model", MODEL, "--random"]
-    command += "--epochs 1 --head-epochs 1 --batch 8 --workers 0 --images 6 --steps 1 --attack-steps 1 --eot 1".split()
+    small = {
+        "epochs": 1,
+        "head-epochs": 1,
+        "batch": 8,
+        "workers": 0,
+        "images": 6,
+        "steps": 1,
+        "attack-steps": 1,
+        "eot": 1,
+    }
+    command += [part for name, value in small.items() for part in (f"--{name}", value)]
 
     def run() -> str:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
