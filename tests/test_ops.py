@@ -115,3 +115,11 @@ def test_no_gradient_from_above(activation: str) -> None:
     y = functional.stoc_act(x, torch.ones(8), torch.tensor(0.5), torch.tensor([5]), activation=activation)
     Nothing.apply(y).sum().backward()
     assert x.grad is None
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+def test_a_model_without_memory_runs_forward_and_backward(name: str) -> None:
+    layer = stocnoise.StocEMA(8, activation=stocnoise.activations.Activation(name)).to("meta")
+    x = torch.empty(2, 8, 4, 4, device="meta", requires_grad=True)
+    (dx,) = torch.autograd.grad(layer(x).sum(), x)
+    assert dx.is_meta and dx.shape == x.shape

@@ -159,6 +159,16 @@ def ablation(subject: Subject) -> dict[str, Any]:
     }
 
 
+def held_out(subject: Subject) -> dict[str, Any]:
+    """On the images that settings are chosen by: PGD at the ε of training, with EOT where there is noise."""
+    data = batches(subject.split.holdout, None, BATCH)
+    attack = stocnoise.PGD(
+        steps=subject.scale.attacks.steps, eot=subject.scale.attacks.eot if subject.stochastic else 1
+    )
+    report = subject.evaluate(subject.model, data, [attack], subject.scale.training.eps, eot=attack.eot)
+    return _figures([report]) | {"clean": report.clean.to_dict()}
+
+
 MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "plain": plain,
     "expectation": expectation,
@@ -168,6 +178,7 @@ MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "boundary": boundary,
     "autoattack": autoattack,
     "ablation": ablation,
+    "held-out": held_out,
 }
 
 

@@ -145,7 +145,7 @@ def long_runs(scale: Scale) -> dict[str, Recipe]:
 
 
 def learning_rates(scale: Scale) -> dict[str, Recipe]:
-    """AT and the student at other learning rates, judged on held-out images."""
+    """AT and the student at other learning rates."""
     chosen = defences(scale)
     return {
         f"{name}-lr-{lr:g}": replace(
@@ -153,7 +153,6 @@ def learning_rates(scale: Scale) -> dict[str, Recipe]:
             name=f"{name}-lr-{lr:g}",
             title=f"{chosen[name].title}, learning rate {lr:g}",
             lr=lr,
-            watched=True,
             plane=False,
         )
         for lr in scale.studies.learning_rates

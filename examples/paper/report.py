@@ -253,7 +253,7 @@ def _planes(pictures: dict[str, str]) -> Iterator[str]:
 
 def _settings(scale: Scale, results: Results, pictures: dict[str, str]) -> Iterator[str]:
     """What the held-out images say: overfitting, and the learning rate."""
-    long_runs, rates = recipes.long_runs(scale), recipes.learning_rates(scale)
+    long_runs = recipes.long_runs(scale)
     if long_runs:
         yield "## Long training, on held-out images"
         rows = []
@@ -268,12 +268,23 @@ def _settings(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         yield from _table(["", "best robust %", "at epoch", "last robust %", "last − best"], rows)
         yield "PGD-10 (EOT-4 where there is noise). The best of many epochs is a maximum of noisy figures."
         yield from _picture(pictures, "overfitting", "robust accuracy over a long training")
-    if rates:
-        yield "## Learning rates, on held-out images"
-        rows = [
-            [recipe.title, _percent(last["val_accuracy"]), _percent(last["val_robust_accuracy"])]
-            for recipe in rates.values()
-            for line in results.of(recipe.name, "training")
-            for last in line["history"][-1:]
+    table = recipes.defences(scale)
+    varied = {"at": table["at"], "anis": table["anis"], **recipes.students(scale), **recipes.learning_rates(scale)}
+    eps = scale.training.eps
+    rows = [
+        [
+            recipe.title,
+            "–" if recipe.gamma is None else f"{recipe.gamma:g}",
+            f"{recipe.lr:g}",
+            str(len(results.of(name, "held-out"))),
+            str(clean),
+            _cell(results.figure(name, "held-out", "pgd", eps, key="robust_accuracy")),
         ]
-        yield from _table(["", "clean %", "robust %, PGD-10"], rows)
+        for name, recipe in varied.items()
+        if (clean := results.clean(name, "held-out")) is not None
+    ]
+    if rows:
+        yield "## Settings, on held-out images"
+        yield ""
+        yield f"PGD at ε = {eps:.3g}, {scale.attacks.steps} steps, EOT-{scale.attacks.eot} where there is noise."
+        yield from _table(["", "γ_max", "learning rate", "seeds", "clean %", "robust %"], rows)

@@ -43,10 +43,9 @@ def stages(scale: Scale) -> list[list[Unit]]:
     table = recipes.defences(scale)
     line, students = recipes.at_line(scale), recipes.students(scale)
     ablations = {recipe.name: recipe for recipe in recipes.ablations(scale).values()}
-    once = {**recipes.long_runs(scale), **recipes.learning_rates(scale)}
+    rates = recipes.learning_rates(scale)
     training, measuring = [], []
     for seed in scale.seeds:
-        first = seed == scale.seeds[0]
         chosen = {**table, **line, **students}
         wanted = [(recipe, kind) for recipe in table.values() for kind in ("plain", "expectation", "boundary")]
         if scale.attacks.autoattack_images:
@@ -56,8 +55,9 @@ def stages(scale: Scale) -> list[list[Unit]]:
         if seed in scale.studies.gamma_seeds:
             chosen |= ablations
             wanted += [(recipe, "ablation") for recipe in ablations.values()]
-        if first:
-            chosen |= once
+        if seed == scale.seeds[0]:
+            chosen |= rates | recipes.long_runs(scale)
+        wanted += [(r, "held-out") for r in chosen.values() if r.name in {"at", "anis", *students, *rates}]
         training += [Unit(seed, recipe) for recipe in chosen.values()]
         measuring += [Unit(seed, recipe, kind) for recipe, kind in wanted]
     return [[Unit(seed, recipes.teacher(scale)) for seed in scale.seeds], training, measuring]

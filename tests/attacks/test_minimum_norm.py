@@ -136,7 +136,7 @@ def test_answers_that_contradict_each_other_end_in_an_error_that_says_what_to_do
 
         def forward(self, x):
             self.calls += 1
-            return torch.tensor([[0.0, 1.0] if self.calls <= 8 else [1.0, 0.0]]).repeat(len(x), 1)
+            return torch.tensor([[0.0, 1.0] if self.calls <= 64 else [1.0, 0.0]]).repeat(len(x), 1)
 
     with pytest.raises(InconsistentAnswersError, match="noise='frozen'"):
         Boundary(steps=5, noise="raw")(Fickle(), X[:4], torch.zeros(4, dtype=torch.long))

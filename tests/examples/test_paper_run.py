@@ -68,6 +68,7 @@ def test_the_report_has_every_table_and_figure(finished):
         "Boundary",
         "Ablations",
         "Long",
+        "Settings",
     ):
         assert title in text
     pictures = {path.name for path in out.glob("*.png")}
