@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.paper", description=__doc__)
     parser.add_argument("scale", help="name of a scale, or a TOML file")
     parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
+    parser.add_argument("--teacher", type=Path, help="take these weights (safetensors) instead of training a teacher")
     parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the scale's")
     parser.add_argument("--jobs", type=int, default=1, help="units of work at once, each with its share of the cores")
     parser.add_argument("--work", type=Path, default=Path("runs/paper"))
@@ -33,6 +34,8 @@ def main() -> None:
         chosen = dataclasses.replace(chosen, seeds=tuple(arguments.seeds))
     out = arguments.out / chosen.name
     if not arguments.report:
+        if arguments.teacher:
+            units.take_teacher(arguments.teacher, chosen, arguments.data, arguments.work)
         failed = units.run(chosen, arguments.data, arguments.work, arguments.jobs)
         results.collect(chosen, arguments.work, out)
         if failed:

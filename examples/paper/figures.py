@@ -16,8 +16,6 @@ from examples.paper import question, recipes
 from examples.paper.results import Results
 from examples.paper.scale import Scale
 
-TITLES = {"none": "None", "at": "AT", "trades": "TRADES", "l2p": "L2P", "anis": "ANIS²"}
-
 
 def draw(results: Results, scale: Scale, out: Path) -> dict[str, str]:
     """Save every picture that the results allow; returns file names by what they show."""
@@ -45,7 +43,7 @@ def _figure(rows: int, columns: int, height: float = 2.9) -> tuple[Figure, Any]:
 
 def _curves(axes: Axes, results: Results, kind: str, attack: str, eps: tuple[float, ...], norm: str = "inf") -> None:
     """ASR against ε for each defence, with 95 % bars."""
-    for name, title in TITLES.items():
+    for name, title in recipes.TITLES.items():
         found = [(e, figure) for e in eps if (figure := results.figure(name, kind, attack, e, norm)) is not None]
         if found:
             axes.errorbar(

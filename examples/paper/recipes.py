@@ -41,8 +41,8 @@ class Recipe:
         }
 
 
-TABLE = ("none", "at", "trades", "l2p", "anis")
-"""The paper's five defences."""
+TITLES = {"none": "None", "at": "AT", "trades": "TRADES", "l2p": "L2P", "anis": "ANIS²"}
+"""The paper's five defences, as its tables call them."""
 
 VARIANTS = {"anis": "original", "no-at": "without AT", "no-ema": "without EMA", "no-init": "without teacher"}
 """The paper's ablations."""
@@ -62,15 +62,15 @@ def teacher(scale: Scale) -> Recipe:
 def defences(scale: Scale) -> dict[str, Recipe]:
     """The five of the tables, by name: from the same teacher, for the same number of epochs."""
     settings = scale.training
-    plain = Recipe("none", "None", "clean", settings.epochs, settings.eps, settings.lr)
+    plain = Recipe("none", TITLES["none"], "clean", settings.epochs, settings.eps, settings.lr)
     planes = bool(scale.studies.plane_epochs)
     return {
         recipe.name: recipe
         for recipe in (
             plain,
-            replace(plain, name="at", title="AT", objective="at", plane=planes),
-            replace(plain, name="trades", title="TRADES", objective="trades"),
-            replace(plain, name="l2p", title="L2P", objective="l2p", layer=stocnoise.StocL2P),
+            replace(plain, name="at", title=TITLES["at"], objective="at", plane=planes),
+            replace(plain, name="trades", title=TITLES["trades"], objective="trades"),
+            replace(plain, name="l2p", title=TITLES["l2p"], objective="l2p", layer=stocnoise.StocL2P),
             student(scale, settings.gamma),
         )
     }
@@ -82,7 +82,7 @@ def student(scale: Scale, gamma: float) -> Recipe:
     ours = gamma == settings.gamma
     return Recipe(
         name="anis" if ours else f"anis-{gamma:g}",
-        title="ANIS²" if ours else f"ANIS² γ→{gamma:g}",
+        title=TITLES["anis"] if ours else f"{TITLES['anis']} γ→{gamma:g}",
         objective="at",
         epochs=settings.epochs,
         eps=settings.eps,

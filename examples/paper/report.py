@@ -7,7 +7,7 @@ from pathlib import Path
 
 from examples.paper import figures, question, recipes
 from examples.paper.claims import PAPER_BOUNDARY, PAPER_CLEAN, claims
-from examples.paper.figures import TITLES
+from examples.paper.recipes import TITLES
 from examples.paper.results import Figure, Results
 from examples.paper.scale import Scale
 

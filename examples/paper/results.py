@@ -38,8 +38,8 @@ def collect(scale: Scale, work: Path, out: Path) -> None:
         path = folder(work, scale, unit.seed, unit.recipe.name) / f"{kind}.json"
         if path.exists():
             found = json.loads(path.read_text())
-            if kind == "training" and unit.seed != scale.seeds[0]:
-                del found["plane"]
+            if unit.seed != scale.seeds[0]:
+                found.pop("plane", None)
             lines.append({"kind": kind, **about, **found})
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "results.jsonl") as temporary:

@@ -42,6 +42,21 @@ def trained(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def take(weights: Path, scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> None:
+    """Leave what `train` would, with weights from a safetensors file: a network's own, or what `train` has written.
+
+    Raises:
+        ValueError: they are not those of this scale's network.
+    """
+    model = untrained(scale, split, recipe, seed)
+    given = load_file(weights)
+    try:
+        model.load_state_dict({f"model.{name.removeprefix('model.')}": value for name, value in given.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit {scale.network} of width {scale.width}: {error}") from error
+    _write(folder(work, scale, seed, recipe.name), model, {"given": {"weights": weights.name}, "history": []})
+
+
 def train(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> None:
     """Train a recipe, or go on where an earlier call was killed; writes model.safetensors and training.json."""
     home = folder(work, scale, seed, recipe.name)
@@ -85,13 +100,19 @@ def train(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> 
         "given": recipe.to_dict(),
         "attack": str(attack),
         "history": [{"epoch": e.epoch, **_figures(e)} for e in history],
-        "plane": callbacks[0].to_dict() if callbacks else None,
+        **({"plane": callbacks[0].to_dict()} if callbacks else {}),
     }
+    _write(home, model, record)
+    shutil.rmtree(home / "checkpoints")
+
+
+def _write(home: Path, model: nn.Module, record: dict[str, Any]) -> None:
+    """The weights last: a unit is done when they are there."""
+    home.mkdir(parents=True, exist_ok=True)
     with replacing(home / "training.json") as temporary:
         temporary.write_text(json.dumps(record))
     with replacing(home / "model.safetensors") as temporary:
         save_file({name: value.contiguous() for name, value in model.cpu().state_dict().items()}, temporary)
-    shutil.rmtree(home / "checkpoints")
 
 
 def _objective(scale: Scale, recipe: Recipe) -> Any:

@@ -18,7 +18,7 @@ from examples.paper import images, recipes
 from examples.paper.measure import MEASUREMENTS, Subject
 from examples.paper.recipes import Recipe
 from examples.paper.scale import Scale
-from examples.paper.train import folder, train, trained
+from examples.paper.train import folder, take, train, trained
 from stocnoise.storage import replacing
 
 
@@ -61,6 +61,14 @@ def stages(scale: Scale) -> list[list[Unit]]:
         training += [Unit(seed, recipe) for recipe in chosen.values()]
         measuring += [Unit(seed, recipe, kind) for recipe, kind in wanted]
     return [[Unit(seed, recipes.teacher(scale)) for seed in scale.seeds], training, measuring]
+
+
+def take_teacher(weights: Path, scale: Scale, data: Path, work: Path) -> None:
+    """Make these weights the teacher of every seed that has none yet."""
+    split = images.load(scale.data, data)
+    for unit in stages(scale)[0]:
+        if not unit.path(scale, work).exists():
+            take(weights, scale, split, unit.recipe, unit.seed, work)
 
 
 def run(scale: Scale, data: Path, work: Path, jobs: int) -> list[str]:

@@ -27,13 +27,13 @@ def test_every_scale_is_read_and_plans_every_table_and_figure(name):
     trained = {(unit.seed, unit.recipe.name) for unit in teachers + training}
     assert {(unit.seed, unit.recipe.name) for unit in measuring} <= trained
     kinds = {(unit.recipe.name, unit.measurement) for unit in measuring}
-    assert kinds >= {(name, kind) for name in recipes.TABLE for kind in ("plain", "expectation", "boundary")}
+    assert kinds >= {(name, kind) for name in recipes.TITLES for kind in ("plain", "expectation", "boundary")}
     assert len({unit.path(chosen, Path()) for unit in training + measuring}) == len(training) + len(measuring)
 
 
 def test_the_defences_start_and_train_alike():
     table = recipes.defences(scale.load("digits"))
-    assert tuple(table) == recipes.TABLE
+    assert tuple(table) == tuple(recipes.TITLES)
     assert len({(recipe.epochs, recipe.lr, recipe.eps, recipe.from_teacher) for recipe in table.values()}) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from examples.paper import report, scale
+from examples.paper import images, networks, recipes, report, scale, train, units
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.toml")
@@ -123,6 +126,22 @@ def test_a_unit_that_fails_loses_no_other_and_is_named(tmp_path):
     assert "steps must be at least 1" in done.stderr and "ANIS²: boundary" in done.stderr
     kinds = {json.loads(line)["kind"] for line in (tmp_path / "mine" / "results.jsonl").read_text().splitlines()}
     assert kinds >= {"plain", "expectation", "strongest", "averaged"} and "boundary" not in kinds
+
+
+@pytest.mark.slow
+def test_a_teacher_may_be_given(tmp_path):
+    chosen = scale.load(str(SMALL))
+    split = images.load(chosen.data, tmp_path)
+    torch.manual_seed(5)
+    given = networks.network(chosen.network, chosen.width, split.channels, split.classes)
+    save_file(given.state_dict(), tmp_path / "given.safetensors")
+    units.take_teacher(tmp_path / "given.safetensors", chosen, tmp_path, tmp_path)
+    for seed in chosen.seeds:
+        teacher = train.trained(chosen, split, recipes.teacher(chosen), seed, tmp_path)
+        assert torch.equal(teacher.model.conv.weight, given.conv.weight)
+    wider = dataclasses.replace(chosen, width=16, name="wider")
+    with pytest.raises(ValueError, match="does not fit resnet8 of width 16"):
+        units.take_teacher(tmp_path / "given.safetensors", wider, tmp_path, tmp_path)
 
 
 def test_without_results_the_report_says_what_to_do(tmp_path):
