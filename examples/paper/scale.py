@@ -63,7 +63,7 @@ class Attacks:
     boundary_images: int
     boundary_steps: int
     autoattack_images: int
-    """0 leaves it out."""
+    """With the first seed; 0 leaves it out."""
     averaged_samples: int = 16
     """Draws of the averaged predictor."""
 

@@ -46,16 +46,17 @@ def stages(scale: Scale) -> list[list[Unit]]:
     rates = recipes.learning_rates(scale)
     training, measuring = [], []
     for seed in scale.seeds:
+        first = seed == scale.seeds[0]
         chosen = {**table, **line, **students}
         wanted = [(recipe, kind) for recipe in table.values() for kind in ("plain", "expectation", "boundary")]
-        if scale.attacks.autoattack_images:
+        if first and scale.attacks.autoattack_images:
             wanted += [(recipe, "autoattack") for recipe in table.values()]
         wanted += [(recipe, "strongest") for recipe in chosen.values() if recipe.name != "none"]
         wanted += [(r, kind) for r in (table["anis"], *students.values()) for kind in ("averaged", "noise-off")]
         if seed in scale.studies.gamma_seeds:
             chosen |= ablations
             wanted += [(recipe, "ablation") for recipe in ablations.values()]
-        if seed == scale.seeds[0]:
+        if first:
             chosen |= rates | recipes.long_runs(scale)
         wanted += [(r, "held-out") for r in chosen.values() if r.name in {"at", "anis", *students, *rates}]
         training += [Unit(seed, recipe) for recipe in chosen.values()]
