@@ -138,8 +138,8 @@ def _autoattack(scale: Scale, results: Results) -> Iterator[str]:
     }
     if any(found.values()):
         yield (
-            f"AutoAttack (`standard`; `rand` where there is noise) on {scale.attacks.autoattack_images} images, one seed, "
-            "robust accuracy of fresh draws in %: "
+            f"AutoAttack (`standard`; `rand` where there is noise) on {scale.attacks.autoattack_images} images, one "
+            "seed, robust accuracy of fresh draws in %: "
             + ", ".join(f"{TITLES[name]} {figure}" for name, figure in found.items() if figure is not None)
             + "."
         )
