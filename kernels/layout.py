@@ -42,7 +42,10 @@ def memory_of(shape: tuple[int, ...], strides: tuple[int, ...], channel_dim: int
 
 @lru_cache(maxsize=4096)
 def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], dense: tuple[int, ...]) -> tuple[Any, ...]:
-    """The walk (see `walk.py`) from a dense tensor of strides `dense` to one of the same shape and any strides."""
+    """The walk (see `walk.py`) from a dense tensor of strides `dense` to one of the same shape and any strides.
+
+    The outermost length does not enter, so that a new batch size compiles nothing.
+    """
     runs: list[list[int]] = []  # (length, stride), innermost first; a run that only continues another is joined to it
     for _, stride, n in sorted(zip(dense, strides, shape, strict=True)):
         if runs and stride == runs[-1][0] * runs[-1][1]:

@@ -2,7 +2,8 @@
 
 A walk is `()` where both are the same. Otherwise it is (unit, step, every, skip, every, skip, …) and moves pieces of
 `unit` consecutive elements, 8 or 1: piece p stands at p·step + Σ (p // every)·skip, counted in pieces. `layout.walk_of`
-makes it of strides. Compiled code depends on its length, its unit and which of its numbers are 1 or multiples of 16.
+makes it of strides. For sm_90 a skip is 2 instructions an element in the training forward with unit 8, 14 with unit 1.
+Compiled code depends on its length, its unit and which of its numbers are 1 or multiples of 16.
 """
 
 import triton
