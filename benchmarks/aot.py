@@ -38,6 +38,14 @@ LAYOUTS = {
     "channels_last_c96": ((256, 96, 56, 56), True),
     "tokens_c768": ((256, 768, 197, 1), True),
 }
+# name: shape and strides of an input that is not dense. Of the first two memory holds pieces of eight, which stay
+# vectors; the last has two skips, between rows and between maps.
+STRIDED = {
+    "slice_of_channels": ((256, 64, 56, 56), (128 * 3136, 3136, 56, 1)),
+    "slice_of_tokens": ((256, 768, 196, 1), (197 * 768, 1, 768, 768)),
+    "every_second_column": ((256, 64, 56, 28), (64 * 3136, 3136, 56, 2)),
+    "crop": ((256, 64, 54, 54), (64 * 3136, 3136, 56, 1)),
+}
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "gelu", "gelu_tanh", "silu", "hardswish", "identity")
 PASSES = ("forward-train", "forward-eval", "backward")
 # The sides of a tile, by family of kernels.
@@ -64,26 +72,33 @@ class Count:
     file: str = ""
 
 
-def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+def _layout(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides."""
+    if name in STRIDED:
+        return STRIDED[name]
+    shape, channels_last = LAYOUTS[name]
     _, c, h, w = shape
-    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
+    return shape, (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
 
 
 def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: str) -> tuple[Any, Any]:
     """The compiled kernel and the launch it is compiled for."""
+    import torch
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     from stocnoise import kernels
     from stocnoise.activations import output_decides
     from stocnoise.kernels.launch import plan, plan_pointwise
+    from stocnoise.kernels.layout import walk_of
 
     backend, arch, warp = TARGETS[target]
-    shape, channels_last = LAYOUTS[layout]
+    shape, strides = _layout(layout)
+    dense = torch.empty_like(torch.empty_strided(shape, strides, device="meta")).stride()
     if step == "backward" and output_decides(activation, slope=0.01):
         launch = plan_pointwise(math.prod(shape))
     else:
-        launch = plan(shape, _strides(shape, channels_last), 1, fast=backend == "cuda")
+        launch = plan(shape, dense, 1, fast=backend == "cuda")
     kernel = getattr(kernels, f"{launch.family}_{step.partition('-')[0]}")
     given = {**launch.arguments, "ACTIVATION": activation, "STATISTICS": step == "forward-train"}
     constants = {
@@ -102,6 +117,14 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
         for a in kernel.arg_names
     }
     aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(kernel.arg_names) if a.endswith("_ptr")}
+    for i, name in enumerate(kernel.arg_names):
+        if name in ("walk", "grad_walk", "noise_walk"):
+            walk = () if name == "noise_walk" else walk_of(shape, strides, dense)
+            # As a launch would have it: the first, the unit, and every 1 are constants.
+            fixed = {(i, j): n for j, n in enumerate(walk) if j == 0 or n == 1}
+            constants |= fixed
+            signature[name] = tuple("constexpr" if (i, j) in fixed else "i32" for j in range(len(walk)))
+            aligned |= {(i, j): [["tt.divisibility", 16]] for j, n in enumerate(walk) if j > 0 and n % 16 == 0}
     options = {"num_warps": launch.arguments["num_warps"], "enable_fp_fusion": True}
     source = ASTSource(kernel, signature, constants, aligned)
     return compile(source, target=GPUTarget(backend, arch, warp), options=options), launch
@@ -237,13 +260,17 @@ def count(step: str, activation: str, dtype: str, layout: str, target: str, save
 
 
 def cases() -> Iterator[tuple[str, str, str, str]]:
-    """Every kernel: all activations in both plain layouts and all dtypes, ReLU in all layouts."""
+    """Every kernel: all activations in both plain layouts and all dtypes, ReLU and GELU in all layouts."""
     for layout in LAYOUTS:
         for dtype in DTYPES:
             for activation in ACTIVATIONS if layout in ("nchw", "channels_last") else ("relu", "gelu"):
                 for step in PASSES:
                     if (step, activation) != ("backward", "identity"):
                         yield step, activation, dtype, layout
+    for layout in STRIDED:
+        for dtype in DTYPES:
+            yield from (("forward-train", "relu", dtype, layout), ("forward-eval", "relu", dtype, layout))
+            yield "backward", "gelu", dtype, layout
 
 
 def main(arguments: list[str] | None = None) -> None:

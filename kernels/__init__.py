@@ -2,15 +2,14 @@
 
 The same four functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for CPU tensors under TRITON_INTERPRET=1.
 
-Dense inputs, however permuted, and slices of the batch or of channels are read as they are. Others (expanded, every
-second column, see `layout.gap_of`) are gathered into the memory of the result, where the kernel then runs in place;
-with statistics, into a buffer, since there programs read elements that others overwrite. Noise shared by the rows x[i]
-needs each of them in one piece: where they are interleaved in memory, they are copied so.
+Every input is read where it lies, whatever its strides, and never copied: see `walk`. Loads are whole vectors where
+memory holds x in pieces of eight elements.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from stocnoise import aten
 
 from .columns import columns_backward, columns_forward
 from .launch import INTERPRETED_TILE, TILE, Launch, plan, plan_pointwise
-from .layout import GROUP, gap_of
+from .layout import strides_in_row, walk_of
 from .moments import merge_parts, move_sigma
 from .pointwise import pointwise_backward
 from .rows import rows_backward, rows_forward
@@ -38,27 +37,26 @@ def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _launch(result: Tensor, channel_dim: int, strided: bool, shared: bool) -> Launch:
+def _launch(result: Tensor, channel_dim: int) -> Launch:
     return plan(
         tuple(result.shape),
         result.stride(),
         channel_dim,
-        strided=strided,
-        shared=shared,
         fast=result.is_cuda and torch.version.hip is None,
         tile=TILE if result.is_cuda else INTERPRETED_TILE,
     )
 
 
-def _rows_are_blocks(x: Tensor) -> bool:
-    """Whether each x[i] lies together in a dense tensor of x's layout, as noise shared by all rows requires."""
-    return x.shape[0] == 1 or x.stride(0) * x.shape[0] == x.numel()
+def _walk(result: Tensor, source: Tensor) -> tuple[Any, ...]:
+    return walk_of(tuple(result.shape), source.stride(), result.stride())
 
 
-def _in_row_blocks(x: Tensor) -> Tensor:
-    """x copied so that each x[i] lies together, its elements in the order that they have in x."""
-    order = [0, *sorted(range(1, x.dim()), key=lambda d: -x.stride(d))]
-    return x.permute(order).contiguous().permute([order.index(d) for d in range(x.dim())])
+def _noise_walk(result: Tensor, shared: bool) -> tuple[Any, ...]:
+    """Noise is counted along the memory of the result, if shared along that of a single row."""
+    if not shared:
+        return ()
+    shape, strides = tuple(result.shape), result.stride()
+    return walk_of(shape, strides_in_row(shape, strides), strides)
 
 
 def forward(
@@ -77,14 +75,7 @@ def forward(
     channels = x.shape[channel_dim]
     if x.numel() == 0:
         return y, torch.zeros(3, channels if statistics else 0, device=x.device), gamma.sqrt() * sigma
-    if shared and not _rows_are_blocks(y):
-        x = _in_row_blocks(x)
-        result, *rest = forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
-        return y.copy_(result), *rest
-    gap = gap_of(tuple(x.shape), x.stride(), y.stride(), channel_dim)
-    if gap is None:
-        x, gap = (torch.empty_like(y) if statistics else y).copy_(x), 0
-    launch = _launch(y, channel_dim, gap > 0, shared)
+    launch = _launch(y, channel_dim)
     scale = torch.empty_like(sigma)
     parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
     moments = torch.empty(3, channels if statistics else 0, device=x.device)
@@ -98,7 +89,8 @@ def forward(
             sigma,
             gamma,
             seed,
-            gap8=gap // GROUP,
+            walk=_walk(y, x),
+            noise_walk=_noise_walk(y, shared),
             slope=slope,
             ACTIVATION=activation,
             STATISTICS=statistics,
@@ -127,17 +119,7 @@ def backward(
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx
-    if shared and not _rows_are_blocks(dx):
-        x = _in_row_blocks(x)
-        return dx.copy_(backward(grad, x, scale, seed, activation, slope, channel_dim, shared))
-    gap = gap_of(tuple(x.shape), x.stride(), dx.stride(), channel_dim)
-    grad_gap = gap_of(tuple(x.shape), grad.stride(), dx.stride(), channel_dim)
-    if grad_gap is None:
-        # Both at once can only be gathered with a buffer more.
-        grad, grad_gap = (dx if gap is not None else torch.empty_like(dx)).copy_(grad), 0
-    if gap is None:
-        x, gap = dx.copy_(x), 0
-    launch = _launch(dx, channel_dim, gap > 0 or grad_gap > 0, shared)
+    launch = _launch(dx, channel_dim)
     kernel = rows_backward if launch.family == "rows" else columns_backward
     with _on_device_of(x):
         kernel[launch.grid](
@@ -146,8 +128,9 @@ def backward(
             dx,
             scale,
             seed,
-            grad_gap8=grad_gap // GROUP,
-            gap8=gap // GROUP,
+            grad_walk=_walk(dx, grad),
+            walk=_walk(dx, x),
+            noise_walk=_noise_walk(dx, shared),
             slope=slope,
             ACTIVATION=activation,
             **launch.arguments,

@@ -10,9 +10,10 @@ import triton.language as tl
 from .activation import activate, derivative
 from .moments import store_part
 from .noise import noise
+from .walk import place_of_elements
 
 # Left to itself Triton compiles again for a count of 1 and for every multiple of 16.
-_COUNTS = ["R", "W", "C", "S", "gap8", "grad_gap8", "numel", "period", "r_each"]
+_COUNTS = ["R", "W", "C", "S", "numel", "r_each"]
 
 
 @triton.jit
@@ -43,8 +44,8 @@ def _tile(start, W, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit(do_not_specialize=_COUNTS)
 def columns_forward(
-    x_ptr,  # R rows of W elements, 8·gap8 elements skipped between rows
-    y_ptr,  # (R, W), dense; the last row may be a part of one
+    x_ptr,  # (R, W), where `walk` leads; the last row may be a part of one
+    y_ptr,  # (R, W), dense
     parts_ptr,  # (4, C, Q) float32, written: Q = W / C · the grid's programs for a column
     scale_ptr,  # (C,) float32, written: √γ·σ
     sigma_ptr,  # (C,) float32
@@ -54,17 +55,14 @@ def columns_forward(
     W,
     C,
     S,
-    gap8,
     numel,
-    period,  # elements of one row x[i], for SHARED
+    walk,  # from y to x, see `walk.py`
+    noise_walk,  # from y to the noise
     r_each,  # rows for a program
     slope,
     ACTIVATION: tl.constexpr,
     STATISTICS: tl.constexpr,
-    SHARED: tl.constexpr,
-    GROUPED: tl.constexpr,  # period is a multiple of 8
     RAGGED: tl.constexpr,  # numel is not
-    STRIDED: tl.constexpr,  # gap8 is not 0
     BM: tl.constexpr,
     BN: tl.constexpr,
     FAST: tl.constexpr,
@@ -80,7 +78,7 @@ def columns_forward(
         tl.store(scale_ptr + channel, scale, mask=j < C * S)
 
     if STATISTICS:
-        p_pivot = x_ptr + r_first * (tl.cast(W, tl.int64) + tl.cast(gap8, tl.int64) * 8) + j
+        p_pivot = x_ptr + place_of_elements(r_first * tl.cast(W, tl.int64) + j, numel, walk)
         pivot = tl.load(p_pivot, mask=r_first < element_end, other=0.0).to(tl.float32)
         sum_d = tl.zeros((BM, BN), tl.float32)
         sum_dd = tl.zeros((BM, BN), tl.float32)
@@ -90,9 +88,8 @@ def columns_forward(
         mask = r < end[None, :]
         if RAGGED:
             mask = mask & (index < numel)
-        gap = r.to(tl.int64) * gap8 * 8 if STRIDED else 0
-        x = tl.load(x_ptr + gap + index, mask=mask, other=0.0).to(tl.float32)
-        z = noise(seed, group, period, SHARED, GROUPED, FAST)
+        x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=mask, other=0.0).to(tl.float32)
+        z = noise(seed, group, index, numel, noise_walk, FAST)
         y = activate(tl.fma(z, scale[None, :], x), slope, ACTIVATION, FAST)
         tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=mask)
         if STATISTICS:
@@ -111,8 +108,8 @@ def columns_forward(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def columns_backward(
-    grad_ptr,  # R rows of W elements, 8·grad_gap8 skipped between rows
-    x_ptr,  # likewise, 8·gap8 skipped
+    grad_ptr,  # (R, W), where `grad_walk` leads
+    x_ptr,  # (R, W), where `walk` leads
     dx_ptr,  # (R, W), dense
     scale_ptr,  # (C,) float32: √γ·σ
     seed_ptr,  # (1,) int64
@@ -120,17 +117,14 @@ def columns_backward(
     W,
     C,
     S,
-    grad_gap8,
-    gap8,
     numel,
-    period,
+    grad_walk,
+    walk,
+    noise_walk,
     r_each,
     slope,
     ACTIVATION: tl.constexpr,
-    SHARED: tl.constexpr,
-    GROUPED: tl.constexpr,
     RAGGED: tl.constexpr,
-    STRIDED: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     FAST: tl.constexpr,
@@ -147,10 +141,9 @@ def columns_backward(
         mask = r < end[None, :]
         if RAGGED:
             mask = mask & (index < numel)
-        gap = r.to(tl.int64) * gap8 * 8 if STRIDED else 0
-        grad_gap = r.to(tl.int64) * grad_gap8 * 8 if STRIDED else 0
-        x = tl.load(x_ptr + gap + index, mask=mask, other=0.0).to(tl.float32)
-        grad = tl.load(grad_ptr + grad_gap + index, mask=mask, other=0.0).to(tl.float32)
-        z = noise(seed, group, period, SHARED, GROUPED, FAST)
+        x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=mask, other=0.0).to(tl.float32)
+        p_grad = grad_ptr + place_of_elements(index, numel, grad_walk)
+        grad = tl.load(p_grad, mask=mask, other=0.0).to(tl.float32)
+        z = noise(seed, group, index, numel, noise_walk, FAST)
         dx = grad * derivative(tl.fma(z, scale[None, :], x), slope, ACTIVATION, FAST)
         tl.store(dx_ptr + index, dx.to(dx_ptr.dtype.element_ty), mask=mask)

@@ -95,11 +95,11 @@ def _rows(memory: Memory, tile: int) -> Launch:
     )
 
 
-def _columns(memory: Memory, strided: bool, tile: int) -> Launch:
+def _columns(memory: Memory, tile: int) -> Launch:
     copies = GROUP // math.gcd(memory.block, GROUP)
     unit = memory.block * copies
     bn = _covering(unit, _powers(64, 512), tile)
-    if unit < 512 and unit % bn and not strided:
+    if unit < 512 and unit % bn:
         bn = 512
         copies *= bn // unit
     W = memory.block * copies
@@ -132,36 +132,22 @@ def plan(
     strides: tuple[int, ...],
     channel_dim: int,
     *,
-    strided: bool = False,
-    shared: bool = False,
     fast: bool = True,
     tile: int = TILE,
 ) -> Launch:
     """The launch for a dense, non-empty result of this shape and strides.
 
     Args:
-        strided: whether an input skips elements between blocks.
-        shared: whether every row x[i] gets the same noise.
         fast: NVIDIA's approximate logarithm, sine and cosine instead of polynomials.
         tile: elements that a program handles in a turn of its loop, at most.
     """
     memory = memory_of(shape, strides, channel_dim)
     # Rows of a few elements fill their tiles badly. Columns always fill them, but leave more parts of statistics.
     if memory.inner == 1 or _rows(memory, TILE).waste > 1.35:
-        launch = _columns(memory, strided, tile)
+        launch = _columns(memory, tile)
     else:
         launch = _rows(memory, tile)
-    period = memory.numel // shape[0]
-    launch.arguments.update(
-        numel=memory.numel,
-        period=period,
-        SHARED=shared,
-        GROUPED=not shared or period % GROUP == 0,
-        RAGGED=memory.numel % GROUP != 0,
-        STRIDED=strided,
-        FAST=fast,
-        enable_fp_fusion=True,
-    )
+    launch.arguments.update(numel=memory.numel, RAGGED=memory.numel % GROUP != 0, FAST=fast, enable_fp_fusion=True)
     return launch
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import triton.language as tl
 
 GROUP = 8  # elements of one Philox call
 
@@ -36,27 +40,38 @@ def memory_of(shape: tuple[int, ...], strides: tuple[int, ...], channel_dim: int
     return Memory(numel // (channels * inner), channels, inner)
 
 
-@lru_cache(maxsize=1024)
-def gap_of(shape: tuple[int, ...], strides: tuple[int, ...], dense: tuple[int, ...], channel_dim: int) -> int | None:
-    """Elements that a tensor of `strides` skips between its blocks, where a dense one of strides `dense` skips none.
+@lru_cache(maxsize=4096)
+def walk_of(shape: tuple[int, ...], strides: tuple[int, ...], dense: tuple[int, ...]) -> tuple[Any, ...]:
+    """The walk (see `walk.py`) from a dense tensor of strides `dense` to one of the same shape and any strides.
 
-    None where the kernels cannot read it as it is: its dimensions are in another order, a block is not dense (an
-    expanded tensor, every second column), or its blocks do not begin at whole groups.
+    The outermost length does not enter, so that a new batch size compiles nothing.
     """
-    block = memory_of(shape, dense, channel_dim).block
-    gaps = set()
-    for n, stride, dense_stride in zip(shape, strides, dense, strict=True):
-        if n == 1:
-            continue
-        if dense_stride < block:
-            if stride != dense_stride:
-                return None
-        else:
-            gap, rest = divmod(stride - dense_stride, dense_stride // block)
-            if rest:
-                return None
-            gaps.add(gap)
-    if not gaps or gaps == {0}:
-        return 0
-    gap = gaps.pop()
-    return None if gaps or gap < 0 or gap % GROUP or block % GROUP else gap
+    runs: list[list[int]] = []  # (length, stride), innermost first; a run that only continues another is joined to it
+    for _, stride, n in sorted(zip(dense, strides, shape, strict=True)):
+        if runs and stride == runs[-1][0] * runs[-1][1]:
+            runs[-1][0] *= n
+        elif n > 1:
+            runs.append([n, stride])
+    if [stride for _, stride in runs] in ([], [1]):
+        return ()
+    unit = 1
+    length, stride = runs[0]
+    if stride == 1 and length % GROUP == 0 and all(stride % GROUP == 0 for _, stride in runs[1:]):
+        unit = GROUP
+        runs = [[length // GROUP, 1]] * (length > GROUP) + [[n, stride // GROUP] for n, stride in runs[1:]]
+    walk = [tl.constexpr(unit), runs[0][1]]
+    every = 1
+    for (n, stride), (_, following) in pairwise(runs):
+        every *= n
+        walk += [every, following - n * stride]
+    return tuple(walk)
+
+
+@lru_cache(maxsize=1024)
+def strides_in_row(shape: tuple[int, ...], dense: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides that lead from each element of a dense tensor to its place in its row x[i], were the row alone."""
+    strides, stride = [0] * len(shape), 1
+    for d in sorted(range(1, len(shape)), key=lambda d: dense[d]):
+        strides[d] = stride
+        stride *= shape[d]
+    return tuple(strides)

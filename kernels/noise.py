@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .gaussian import NORMALS_PER_CALL, box_muller
 from .philox import philox_words
+from .walk import keeps_groups, place_of_elements, place_of_groups
 
 
 @triton.jit
@@ -31,15 +32,12 @@ def _normals_of_elements(seed, index, FAST: tl.constexpr):
 
 
 @triton.jit
-def noise(seed, group, period, SHARED: tl.constexpr, GROUPED: tl.constexpr, FAST: tl.constexpr):
-    """N(0, 1) of shape (R, 8G) for the elements of groups (R, G), int64.
+def noise(seed, group, index, numel, walk, FAST: tl.constexpr):
+    """N(0, 1) of shape (R, 8G) for the elements `index` (R, 8G), int64, of the groups (R, G).
 
-    SHARED: the index counts modulo `period`, the elements of one row x[i]. GROUPED: `period` is a multiple of 8.
+    The walk leads from y to where the noise counts its elements: elsewhere if all rows x[i] share one row of noise.
     """
-    if not SHARED:
-        return _normals_of_groups(seed, group, FAST)
-    if GROUPED:
-        return _normals_of_groups(seed, group % (period // NORMALS_PER_CALL), FAST)
-    index = group[:, :, None] * NORMALS_PER_CALL + tl.arange(0, NORMALS_PER_CALL)[None, None, :]
-    index = tl.reshape(index, (group.shape[0], group.shape[1] * NORMALS_PER_CALL))
-    return _normals_of_elements(seed, index % period, FAST)
+    if keeps_groups(walk):
+        return _normals_of_groups(seed, place_of_groups(group, numel, walk), FAST)
+    else:
+        return _normals_of_elements(seed, place_of_elements(index, numel, walk), FAST)

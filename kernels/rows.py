@@ -11,9 +11,10 @@ import triton.language as tl
 from .activation import activate, derivative
 from .moments import store_part
 from .noise import noise
+from .walk import place_of_elements
 
 # Left to itself Triton compiles again for a count of 1 and for every multiple of 16.
-_COUNTS = ["N", "C", "S", "gap8", "grad_gap8", "numel", "period", "n_each", "k_each"]
+_COUNTS = ["N", "C", "S", "numel", "n_each", "k_each"]
 
 
 @triton.jit
@@ -74,7 +75,7 @@ def _tile(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def rows_forward(
-    x_ptr,  # N blocks of C·S elements, 8·gap8 elements skipped between blocks
+    x_ptr,  # (N, C, S), where `walk` leads
     y_ptr,  # (N, C, S), dense
     parts_ptr,  # (4, C, Q) float32, written: Q the grid's programs for a channel
     scale_ptr,  # (C,) float32, written: √γ·σ
@@ -84,20 +85,17 @@ def rows_forward(
     N,
     C,
     S,
-    gap8,
     numel,
-    period,  # elements of one row x[i], for SHARED
+    walk,  # from y to x, see `walk.py`
+    noise_walk,  # from y to the noise
     n_each,  # blocks for a program
     k_each,  # tiles of a row for a program
     slope,
     ACTIVATION: tl.constexpr,
     STATISTICS: tl.constexpr,
-    SHARED: tl.constexpr,
-    GROUPED: tl.constexpr,  # period is a multiple of 8
     SHIFTED: tl.constexpr,  # S is not
     STEADY: tl.constexpr,  # C·S is
     RAGGED: tl.constexpr,  # numel is not
-    STRIDED: tl.constexpr,  # gap8 is not 0
     KC: tl.constexpr,
     WIDTH: tl.constexpr,
     FAST: tl.constexpr,
@@ -118,8 +116,8 @@ def rows_forward(
         tl.store(scale_ptr + c, scale, mask=c < C)
 
     if STATISTICS:
-        block = tl.cast(C, tl.int64) * S + tl.cast(gap8, tl.int64) * 8
-        pivot = tl.load(x_ptr + n_first * block + c.to(tl.int64) * S, mask=c < C, other=0.0).to(tl.float32)
+        first = n_first * (tl.cast(C, tl.int64) * S) + c.to(tl.int64) * S
+        pivot = tl.load(x_ptr + place_of_elements(first, numel, walk), mask=c < C, other=0.0).to(tl.float32)
         # Accumulators have the shape of the tile and are reduced once, after the loop: a `tl.sum` in each turn would
         # cost 13 to 24 instructions per element.
         sum_d = tl.zeros((KC, WIDTH), tl.float32)
@@ -128,9 +126,8 @@ def rows_forward(
     for k in range(k_first, k_last):
         for n in range(n_first, n_last):
             group, index, load, store, own, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
-            gap = tl.cast(n, tl.int64) * gap8 * 8 if STRIDED else 0
-            x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
-            z = noise(seed, group, period, SHARED, GROUPED, FAST)
+            x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=load, other=0.0).to(tl.float32)
+            z = noise(seed, group, index, numel, noise_walk, FAST)
             y = activate(tl.fma(z, tl.where(beyond, next_scale[:, None], scale[:, None]), x), slope, ACTIVATION, FAST)
             tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=store)
             if STATISTICS:
@@ -156,28 +153,25 @@ def rows_forward(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def rows_backward(
-    grad_ptr,  # N blocks of C·S elements, 8·grad_gap8 skipped between blocks
-    x_ptr,  # likewise, 8·gap8 skipped
+    grad_ptr,  # (N, C, S), where `grad_walk` leads
+    x_ptr,  # (N, C, S), where `walk` leads
     dx_ptr,  # (N, C, S), dense
     scale_ptr,  # (C,) float32: √γ·σ
     seed_ptr,  # (1,) int64
     N,
     C,
     S,
-    grad_gap8,
-    gap8,
     numel,
-    period,
+    grad_walk,
+    walk,
+    noise_walk,
     n_each,
     k_each,
     slope,
     ACTIVATION: tl.constexpr,
-    SHARED: tl.constexpr,
-    GROUPED: tl.constexpr,
     SHIFTED: tl.constexpr,
     STEADY: tl.constexpr,
     RAGGED: tl.constexpr,
-    STRIDED: tl.constexpr,
     KC: tl.constexpr,
     WIDTH: tl.constexpr,
     FAST: tl.constexpr,
@@ -197,11 +191,10 @@ def rows_backward(
     for k in range(k_first, k_last):
         for n in range(n_first, n_last):
             group, index, load, store, _, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
-            gap = tl.cast(n, tl.int64) * gap8 * 8 if STRIDED else 0
-            grad_gap = tl.cast(n, tl.int64) * grad_gap8 * 8 if STRIDED else 0
-            x = tl.load(x_ptr + gap + index, mask=load, other=0.0).to(tl.float32)
-            grad = tl.load(grad_ptr + grad_gap + index, mask=store, other=0.0).to(tl.float32)
-            z = noise(seed, group, period, SHARED, GROUPED, FAST)
+            x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=load, other=0.0).to(tl.float32)
+            p_grad = grad_ptr + place_of_elements(index, numel, grad_walk)
+            grad = tl.load(p_grad, mask=store, other=0.0).to(tl.float32)
+            z = noise(seed, group, index, numel, noise_walk, FAST)
             dx = grad * derivative(
                 tl.fma(z, tl.where(beyond, next_scale[:, None], scale[:, None]), x), slope, ACTIVATION, FAST
             )

@@ -31,6 +31,10 @@ GFX_TRAIN, GFX_EVAL = 43, 42
 GFX_EXTRA = {"relu6": 4, "leaky_relu": 4, "gelu": 33, "gelu_tanh": 20, "silu": 17, "hardswish": 8, "identity": 0}
 GFX_BACKWARD = {"gelu": 75, "gelu_tanh": 70, "silu": 66, "hardswish": 48}
 
+# How many times as many where x and the gradient are not dense: in pieces of eight elements, which stay vectors and
+# share their divisions; and otherwise.
+PIECES, ELEMENTS = 1.25, 3
+
 
 def clean(step: str, activation: str, dtype: str, layout: str, target: str) -> aot.Count:
     """The count of a kernel that spills nothing and moves whole vectors."""
@@ -71,6 +75,26 @@ def test_other_activations(activation: str, layout: str, train: float) -> None:
     if activation in BACKWARD:
         count = clean("backward", activation, "bf16", layout, "sm_90")
         assert count.instructions_per_element <= BACKWARD[activation]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("layout", sorted(aot.STRIDED))
+def test_inputs_that_are_not_dense(layout: str, target: str) -> None:
+    """The result is dense in any case, and stored as whole vectors."""
+    amd = target == "gfx942"
+    pieces = layout.startswith("slice")
+    train = GFX_TRAIN if amd else TRAIN_CHANNELS_LAST if "tokens" in layout else TRAIN
+    budgets = {
+        ("forward-train", "relu"): train,
+        ("forward-eval", "relu"): GFX_EVAL if amd else EVAL,
+        ("backward", "gelu"): (GFX_BACKWARD if amd else BACKWARD)["gelu"],
+    }
+    for (step, activation), budget in budgets.items():
+        count = aot.count(step, activation, "bf16", layout, target)
+        assert count.instructions_per_element * count.waste <= (PIECES if pieces else ELEMENTS) * budget
+        assert count.spills == 0
+        assert (count.load_bits, count.store_bits) == (128 if pieces else 16, 128)
 
 
 @pytest.mark.slow

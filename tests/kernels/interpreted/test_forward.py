@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from kernels_reference import noise_like
 from torch import Tensor
 
 from stocnoise import aten, functional, kernels
 from stocnoise.activations import FUSED, Activation, output_decides
+from stocnoise.kernels.walk import place_of_elements
 
 SEED = 0x0123_4567_89AB_CDEF
 GAMMA = 0.25
@@ -34,7 +38,9 @@ def noisy(x: Tensor, y: Tensor, channel_dim: int, shared: bool = False) -> Tenso
     return x.double() + scale * noise_like(y, SEED, shared)
 
 
-def check(x: Tensor, channel_dim: int, activation: str = "silu", slope: float = 0.1) -> None:
+def check(
+    x: Tensor, channel_dim: int, activation: str = "silu", slope: float = 0.1, grad: Tensor | None = None
+) -> None:
     """Forward and backward on x, as a user would call them, against float64."""
     before = x.clone()
     leaf = x.detach().requires_grad_()
@@ -44,7 +50,7 @@ def check(x: Tensor, channel_dim: int, activation: str = "silu", slope: float = 
     )  # fmt: skip
     u = noisy(x, y, channel_dim).requires_grad_()
     expected = Activation(activation, slope)(u)
-    grad = torch.randn(x.shape).to(x.dtype)
+    grad = torch.randn(x.shape).to(x.dtype) if grad is None else grad
     (dx,) = torch.autograd.grad(y, leaf, grad)
     # Where y decides the derivative, it is the derivative at the rounded y.
     at = y.detach().double().requires_grad_() if output_decides(activation, slope) else u
@@ -178,6 +184,10 @@ STRIDED: dict[str, Callable[[], tuple[Tensor, int]]] = {
     "batch and channels transposed": lambda: (torch.randn(8, 4, 5, 5).transpose(0, 1), 1),
     "expanded batch": lambda: (torch.randn(1, 8, 6, 6).expand(3, -1, -1, -1), 1),
     "expanded channels": lambda: (torch.randn(2, 1, 6, 6).expand(-1, 8, -1, -1), 1),
+    "crop": lambda: (torch.randn(2, 8, 9, 9)[..., 1:-1, 2:], 1),
+    "crop, channels last": lambda: (torch.randn(2, 16, 9, 9).to(memory_format=torch.channels_last)[..., 1:-1, 2:], 1),
+    "eight features of sixteen": lambda: (torch.randn(3, 20, 16)[..., 8:], 2),
+    "a single value": lambda: (torch.randn(()).expand(2, 8, 5, 5), 1),
     "storage that does not begin at a vector": lambda: (torch.randn(2 * 8 * 64 + 3)[3:].view(2, 8, 8, 8), 1),
 }
 
@@ -187,32 +197,110 @@ def test_strides(name: str) -> None:
     check(*STRIDED[name]())
 
 
-COPIED = {
-    "odd slice of channels, 7x7",
-    "slice of tokens",
-    "half of odd features",
-    "every second row",
-    "every second column",
-    "expanded batch",
-    "expanded channels",
-}
-
-
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("name", STRIDED)
-def test_what_is_read_where_it_lies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel gets x itself, not a copy; of which inputs it does not, `COPIED` is the list."""
-    x, channel_dim = STRIDED[name]()
+def test_what_is_read_where_it_lies(name: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels get x and the gradient themselves, not copies."""
     got = []
-    for family in ("rows", "columns"):
-        kernel = getattr(kernels, f"{family}_forward")
+    for kernel_name in ("rows_forward", "rows_backward", "columns_forward", "columns_backward", "pointwise_backward"):
+        kernel = getattr(kernels, kernel_name)
 
         class Spy:
             def __getitem__(self, grid: tuple[int, ...], kernel: Any = kernel) -> Callable[..., Any]:
-                return lambda *args, **options: (got.append(args[0].data_ptr()), kernel[grid](*args, **options))
+                def launch(*args: Any, **options: Any) -> None:
+                    inputs = kernel.arg_names.index("dx_ptr") if "dx_ptr" in kernel.arg_names else 1
+                    got.extend(tensor.data_ptr() for tensor in args[:inputs])
+                    kernel[grid](*args, **options)
 
-        monkeypatch.setattr(kernels, f"{family}_forward", Spy())
-    functional.stoc_act(x, *arguments(x.shape[channel_dim]), channel_dim=channel_dim, statistics=True)
-    assert (got == [x.data_ptr()]) == (name not in COPIED)
+                return launch
+
+        monkeypatch.setattr(kernels, kernel_name, Spy())
+    (x, channel_dim), (grad, _) = STRIDED[name](), STRIDED[name]()
+    options: dict[str, Any] = {"activation": activation, "channel_dim": channel_dim}
+    leaf = x.detach().requires_grad_()
+    sigma, gamma, seed = arguments(x.shape[channel_dim])
+    functional.stoc_act(x, sigma, gamma, seed, **options)
+    y, _ = functional.stoc_act(leaf, sigma, gamma, seed, statistics=True, **options)
+    torch.autograd.grad(y, leaf, grad)
+    pointers = [x.data_ptr(), x.data_ptr()]
+    if activation == "gelu":
+        pointers += [grad.data_ptr(), x.data_ptr()]
+    elif grad.stride() == y.stride():
+        pointers += [grad.data_ptr(), y.data_ptr()]  # otherwise ATen, which reads any strides
+    assert got == pointers
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("name", STRIDED)
+def test_gradients_of_the_same_strides(name: str, activation: str) -> None:
+    x, channel_dim = STRIDED[name]()
+    check(x, channel_dim, activation, grad=STRIDED[name]()[0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", STRIDED)
+def test_strides_change_no_bit(name: str, shared: bool) -> None:
+    """Of y, the statistics and the gradient, beside those of a dense copy in the same order."""
+    x, channel_dim = STRIDED[name]()
+    grad, _ = STRIDED[name]()
+    results = []
+    for leaf in (x.detach(), torch.empty_like(x).copy_(x)):
+        leaf.requires_grad_()
+        y, moments = functional.stoc_act(
+            leaf, *arguments(x.shape[channel_dim]), activation="gelu", channel_dim=channel_dim, statistics=True,
+            shared=shared,
+        )  # fmt: skip
+        results.append((y, moments, *torch.autograd.grad(y, leaf, grad)))
+    assert all(torch.equal(strided, dense) for strided, dense in zip(*results, strict=True))
+
+
+def a_view(generator: random.Random) -> Tensor:
+    """A tensor of up to five dimensions, of which some are permuted, sliced, strided or expanded."""
+    shape = [generator.choice([1, 2, 3, 4, 8, 12, 16]) for _ in range(generator.randint(1, 5))]
+    expanded = [d for d in range(len(shape)) if generator.random() < 0.15]
+    step = [generator.choice([1, 1, 1, 2, 3]) for _ in shape]
+    extra = [generator.choice([0, 0, 1, 8]) for _ in shape]
+    order = generator.sample(range(len(shape)), len(shape))
+    whole = [1 if d in expanded else n * k + e for d, (n, k, e) in enumerate(zip(shape, step, extra, strict=True))]
+    x = torch.randn([whole[d] for d in order]).permute([order.index(d) for d in range(len(shape))])
+    for d, (n, k) in enumerate(zip(shape, step, strict=True)):
+        if d not in expanded:
+            x = x.narrow(d, whole[d] - n * k, n * k)
+            x = x[(slice(None),) * d + (slice(None, None, k),)]
+    return x.expand(shape)
+
+
+def test_without_noise_the_identity_gives_back_any_view() -> None:
+    generator = random.Random(1)
+    torch.manual_seed(1)
+    for _ in range(40):
+        x = a_view(generator)
+        channel_dim = generator.randrange(x.dim())
+        sigma, gamma, seed = arguments(x.shape[channel_dim])
+        y = functional.stoc_act(x, sigma, 0 * gamma, seed, activation="identity", channel_dim=channel_dim)
+        assert torch.equal(y, x)
+
+
+@triton.jit
+def _store_places(out_ptr, index_ptr, numel, walk, BLOCK: tl.constexpr):
+    lane = tl.arange(0, BLOCK)
+    tl.store(out_ptr + lane, place_of_elements(tl.load(index_ptr + lane), numel, walk))
+
+
+@pytest.mark.parametrize("numel", [2**31 - 8, 2**34])
+@pytest.mark.parametrize(
+    "walk",
+    [(tl.constexpr(1), 3, 1000, 7, 10**6, -(10**6)), (tl.constexpr(8), 1, 11, 2**33, 2**20, -1)],
+)
+def test_places_far_into_memory(walk: tuple[Any, ...], numel: int) -> None:
+    index = torch.tensor([0, 7, 8, 87, 88, 999, 1000, 2**23, 2**24 + 5, 10**9, 2**31 - 9, numel - 1])
+    index = torch.cat([index, torch.arange(4)])
+    out = torch.zeros(16, dtype=torch.int64)
+    _store_places[(1,)](out, index, numel, walk, BLOCK=16)
+    unit, step, *skips = walk
+    piece = index // unit.value
+    place = piece * step + sum(piece // skips[i] * skips[i + 1] for i in (0, 2))
+    assert torch.equal(out, place * unit.value + index % unit.value)
 
 
 def test_gradient_in_another_layout() -> None:
@@ -233,7 +321,7 @@ def test_gradient_in_another_layout() -> None:
             torch.testing.assert_close(dx.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_both_x_and_gradient_gathered() -> None:
+def test_x_and_gradient_of_different_strides() -> None:
     x = torch.randn(2, 16, 12, 6)[:, :, ::2].requires_grad_()
     y = functional.stoc_act(x, *arguments(16), activation="silu")
     u = noisy(x.detach(), y, 1).requires_grad_()

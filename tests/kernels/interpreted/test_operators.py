@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 
 import stocnoise
 from stocnoise import functional, ops
-from stocnoise.kernels import columns, launch, moments, pointwise, rows
+from stocnoise.kernels import columns, launch, layout, moments, pointwise, rows
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +105,12 @@ def test_kernels_do_not_compile_again_for_a_batch_size(shape: tuple[int, int, in
     def constants(batch: int) -> dict[str, object]:
         strides = (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
         arguments = launch.plan((batch, *shape), strides, 1).arguments
-        counts = {"N", "C", "S", "R", "W", "numel", "period", "n_each", "k_each", "r_each"}
-        return {k: v for k, v in arguments.items() if k not in counts}
+        counts = {"N", "C", "S", "R", "W", "numel", "n_each", "k_each", "r_each"}
+        constant = {k: v for k, v in arguments.items() if k not in counts}
+        # Of walks it matters how long they are and which numbers are 1 or multiples of 16.
+        constant["slice"] = layout.walk_of((batch, *shape), (2 * strides[0], *strides[1:]), strides)
+        constant["shared"] = layout.walk_of((batch, *shape), layout.strides_in_row((batch, *shape), strides), strides)
+        return constant
 
     assert all(constants(batch) == constants(256) for batch in (8, 16, 24, 120, 256, 1000, 4096))
 
@@ -126,7 +130,8 @@ KERNELS = (
 def test_no_count_is_specialised(kernel: Any) -> None:
     parameters = inspect.signature(kernel.fn).parameters.values()
     runtime = {p.name for p in parameters if not p.name.endswith("_ptr") and "constexpr" not in str(p.annotation)}
-    assert runtime - {"slope", "alpha"} <= set(kernel.kwargs["do_not_specialize"])
+    runtime -= {"slope", "alpha", "walk", "grad_walk", "noise_walk"}
+    assert runtime <= set(kernel.kwargs["do_not_specialize"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
