@@ -123,3 +123,17 @@ def test_a_model_without_memory_runs_forward_and_backward(name: str) -> None:
     x = torch.empty(2, 8, 4, 4, device="meta", requires_grad=True)
     (dx,) = torch.autograd.grad(layer(x).sum(), x)
     assert dx.is_meta and dx.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu"])
+def test_what_the_output_decides_has_a_second_derivative(name: str) -> None:
+    """Of Σ h(x)³ it is 6·h·h'² where h is piecewise linear; for a penalty on the input's gradient."""
+    layer = stocnoise.StocEMA(8, activation=stocnoise.activations.Activation(name), gamma=0.5).eval()
+    layer.sigma.fill_(1.0)
+    layer.num_batches_tracked.fill_(1)
+    x = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    y = layer(x)
+    (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close(second, 6 * y.detach() * slope**2)
