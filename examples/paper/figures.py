@@ -86,7 +86,7 @@ def _transfer(results: Results, scale: Scale) -> Figure:
 
 
 def _question(results: Results, scale: Scale) -> Figure | None:
-    line, held = question.line_and_rows(results, scale)
+    line, held = question.rows(results, scale)
     if not line:
         return None
     figure, ((axes,),) = _figure(1, 1, 4.2)

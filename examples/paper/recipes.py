@@ -103,8 +103,13 @@ def at_line(scale: Scale) -> dict[str, Recipe]:
 
 
 def students(scale: Scale) -> dict[str, Recipe]:
-    """Students of other γ_max, held against AT's line."""
-    return {recipe.name: recipe for recipe in (student(scale, gamma) for gamma in scale.studies.students)}
+    """Students of other γ_max or trained at another ε, held against AT's front."""
+    ours = student(scale, scale.training.gamma)
+    found = [student(scale, gamma) for gamma in scale.studies.students]
+    for eps in scale.studies.student_eps:
+        name, title = f"anis-eps-{eps:.3g}", f"{ours.title} at ε = {eps:.3g}"
+        found.append(replace(ours, name=name, title=title, eps=eps, plane=False))
+    return {recipe.name: recipe for recipe in found}
 
 
 def ablations(scale: Scale) -> dict[tuple[str, float], Recipe]:

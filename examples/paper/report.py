@@ -92,7 +92,7 @@ def _head(scale: Scale, results: Results) -> Iterator[str]:
 
 
 def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Iterator[str]:
-    line, held = question.line_and_rows(results, scale)
+    line, held = question.rows(results, scale)
     if not line:
         return
     yield "## Is the student ahead of adversarial training?"
@@ -108,9 +108,9 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         "The strongest attack is, image by image, the best of PGD, APGD and APGD on the margin, "
         f"{2 * scale.attacks.steps} steps × {scale.attacks.eot} draws each (against AT as many restarts instead), PGD "
         "on one frozen draw and PGD with the noise off; the averaged predictor is attacked through its own mean. A gap "
-        "is the robust accuracy above the line through AT's points at the same clean accuracy, its interval a "
-        "bootstrap over seeds and images. Several γ and predictors were looked at: read a gap whose interval ends near "
-        "zero as one of several comparisons."
+        "is the robust accuracy above AT's front: the most robust AT, or mixture of two, with at least the same clean "
+        "accuracy. Its interval is a bootstrap over seeds and images. Several γ and predictors were looked at: read a "
+        "gap whose interval ends near zero as one of several comparisons."
     )
     yield from _table(
         ["", "predictor", "clean %", "robust %", "95 %", "gap to AT", "95 %"],
@@ -121,7 +121,7 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
                 _percent(row.clean),
                 _percent(row.robust),
                 "[{:.1f}, {:.1f}]".format(*(100 * each for each in row.robust_interval)),
-                "–" if row.gap is None else f"{100 * row.gap:+.1f}" + ("" if row.inside else " (beyond the line)"),
+                "–" if row.gap is None else f"{100 * row.gap:+.1f}" + (" (beyond AT)" if row.beyond else ""),
                 "–" if row.gap_interval is None else "[{:+.1f}, {:+.1f}]".format(*(100 * e for e in row.gap_interval)),
             ]
             for row in [*line, *held]

@@ -73,9 +73,11 @@ class Studies:
     """What is varied beside the defences of the tables."""
 
     at_eps: tuple[float, ...] = ()
-    """Adversarial training at other ε: with the one of the tables, the line of accuracy against robustness."""
+    """Adversarial training at other ε: with the one of the tables, its front of accuracy against robustness."""
     students: tuple[float, ...] = ()
-    """Other γ_max of students held against that line."""
+    """Other γ_max of students held against that front."""
+    student_eps: tuple[float, ...] = ()
+    """Other ε of the tables' student, held against it too."""
     gammas: tuple[float, ...] = ()
     """γ_max of the ablations; none leaves them out."""
     gamma_seeds: tuple[int, ...] = ()

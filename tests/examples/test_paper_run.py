@@ -96,7 +96,7 @@ def test_the_results_say_what_they_rest_on(finished):
     budgets = {(line["recipe"], e["attack"]): e["gradients_per_image"] for line in strongest for e in line["attacks"]}
     assert budgets["at", "PGD"] == budgets["anis", "PGD"] == 12, "steps × restarts = steps × draws"
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
-    assert noisy == {"l2p", "anis", "anis-0.3"}
+    assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1"}
     planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]
     assert planes == ["at", "anis", "no-at-0.1"]
 
