@@ -1,9 +1,9 @@
 """At equal clean accuracy and equal budget, is the student ahead of adversarial training? With intervals.
 
 Adversarial training at several ε gives a front of robust accuracy against clean accuracy: the most robust of its
-models, or mixture of two, with at least a given clean accuracy. As a maximum of noisy figures it favours AT a little. A
-student's gap is its robust accuracy minus the front's at the student's clean accuracy. Robust accuracy is the worst case
-of the measurement "strongest", image by image. The 95 % interval is a bootstrap over seeds and images, the images
+models, or mixture of two, with at least a given clean accuracy. As a maximum of noisy figures it favours AT a little.
+A student's gap is its robust accuracy minus the front's at the student's clean accuracy. Robust accuracy is the worst
+case of the measurement "strongest", image by image. The 95 % interval is a bootstrap over seeds and images, the images
 paired.
 """
 
@@ -61,7 +61,7 @@ class Row:
     """Robust accuracy above AT's front at equal clean accuracy; None for AT itself."""
     gap_interval: tuple[float, float] | None = None
     beyond: bool = False
-    """Whether no AT has as much clean accuracy; then the gap is from the one with the most."""
+    """Whether no AT has as much clean accuracy; then the gap is from the best of those with the most."""
 
 
 def rows(results: Results, scale: Scale) -> tuple[list[Row], list[Row]]:
@@ -96,15 +96,16 @@ def rows(results: Results, scale: Scale) -> tuple[list[Row], list[Row]]:
 def front(xs: Tensor, ys: Tensor, at: Tensor) -> Tensor:
     """Row by row, the highest y with an x of at least `at` (R,), of the points (xs, ys), (R, K), and mixtures of two.
 
-    Where no point reaches that far it is the y of the one with the largest x.
+    Beyond the largest x it is what it is there.
     """
+    at = torch.minimum(at, xs.amax(1))
     none = torch.full_like(at, -torch.inf)
     best = torch.where(xs >= at[:, None], ys, none[:, None]).amax(1)
     for i, j in itertools.permutations(range(xs.shape[1]), 2):
         share = (at - xs[:, i]) / (xs[:, j] - xs[:, i])
         mixture = ys[:, i] + share * (ys[:, j] - ys[:, i])
         best = torch.maximum(best, torch.where((xs[:, i] < at) & (at <= xs[:, j]), mixture, none))
-    return torch.where(best.isinf(), ys.gather(1, xs.argmax(1, keepdim=True))[:, 0], best)
+    return best
 
 
 def _resampled(size: int, generator: torch.Generator) -> Tensor:

@@ -121,8 +121,9 @@ def test_the_front_is_the_best_mixture_with_at_least_that_clean_accuracy():
     xs, ys = torch.tensor([[0.9, 0.5, 0.7, 0.6]]).repeat(6, 1), torch.tensor([[0.1, 0.5, 0.3, 0.2]]).repeat(6, 1)
     at = torch.tensor([0.4, 0.5, 0.6, 0.8, 0.9, 0.95])
     torch.testing.assert_close(question.front(xs, ys, at), torch.tensor([0.5, 0.5, 0.4, 0.2, 0.1, 0.1]))
-    dominated = question.front(torch.tensor([[0.9, 0.9]]), torch.tensor([[0.3, 0.6]]), torch.tensor([0.8]))
-    assert dominated.item() == pytest.approx(0.6)
+    for clean in (0.8, 0.9, 0.95):
+        dominated = question.front(torch.tensor([[0.9, 0.9]]), torch.tensor([[0.3, 0.6]]), torch.tensor([clean]))
+        assert dominated.item() == pytest.approx(0.6)
 
 
 def _lines(recipe: str, clean: float, robust: float, seeds: int = 2, images: int = 400) -> list[dict[str, Any]]:
