@@ -31,8 +31,9 @@ def folders(data: Path, model: nn.Module, batch: int, workers: int) -> tuple[Dat
     val = ImageFolder(data / "val", create_transform(**config))
     if train.classes != val.classes:
         raise SystemExit(f"{data}: train/ and val/ have different classes")
+    on_gpu = torch.cuda.is_available()
     return (
-        DataLoader(train, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=True),
+        DataLoader(train, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=on_gpu),
         DataLoader(val, batch, shuffle=True, generator=torch.Generator().manual_seed(0), num_workers=workers),
     )
 
