@@ -97,12 +97,15 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         return
     yield "## Is the student ahead of adversarial training?"
     yield ""
-    answers = [row for row in held if row.title == TITLES["anis"]]
     yield (
-        "At equal clean accuracy and equal budget, under the strongest attack at the ε of training: "
-        + "; ".join(f"the student ({row.predictor}) is **{question.verdict(row)}**" for row in answers)
-        + "."
+        f"At equal clean accuracy and equal budget, under the strongest attack at ε = {scale.training.eps:.3g}, which "
+        "the student and AT were trained for unless the row says otherwise:"
     )
+    yield ""
+    answers = [
+        row for row in held if row.title.startswith(TITLES["anis"]) and row.predictor in ("one draw", "averaged")
+    ]
+    yield from (f"- {row.title}, {row.predictor}: **{question.verdict(row)}**" for row in answers)
     yield ""
     yield (
         "The strongest attack is, image by image, the best of PGD, APGD and APGD on the margin, "

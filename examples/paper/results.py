@@ -63,9 +63,11 @@ class Results:
         """The lines of that recipe and kind, by seed."""
         return [line for line in self.lines if line["kind"] == kind and line.get("recipe") == recipe]
 
-    def clean(self, recipe: str, kind: str = "plain") -> Figure | None:
-        """Accuracy without an attack, of one draw."""
-        found = [line["clean"] for line in self.of(recipe, kind)]
+    def clean(self, recipe: str, kind: str | None = None) -> Figure | None:
+        """Accuracy without an attack, of one draw; by default on as many images as there is a figure for."""
+        kinds = ("strongest", "plain") if kind is None else (kind,)
+        lines: list[dict[str, Any]] = next((found for each in kinds if (found := self.of(recipe, each))), [])
+        found = [line["clean"] for line in lines]
         return _over_seeds([(each["accuracy"], each["interval"]) for each in found])
 
     def figure(
@@ -76,9 +78,14 @@ class Results:
             (entry[key], entry[f"{key}_interval"])
             for line in self.of(recipe, kind)
             for entry in line["attacks"]
-            if entry["attack"] == attack and entry["norm"] == norm and entry["eps"] == eps
+            if entry["attack"] == attack and entry["norm"] == norm and _same(entry["eps"], eps)
         ]
         return _over_seeds([pair for pair in found if pair[0] is not None])
+
+
+def _same(written: float | None, eps: float | None) -> bool:
+    """Figures are written with five digits."""
+    return written == eps if written is None or eps is None else math.isclose(written, eps, abs_tol=1e-5)
 
 
 def _over_seeds(found: list[tuple[float, list[float]]]) -> Figure | None:

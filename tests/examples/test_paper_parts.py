@@ -171,6 +171,7 @@ def _measured(recipe: str, asr: float, clean: float = 0.9) -> list[dict[str, Any
     interval = [asr - 0.02, asr + 0.02]
     chosen = scale.load("digits")
     found = [("plain", "bim", chosen.training.eps, "inf"), ("boundary", "boundary-raw", None, "l2")]
+    found.append(("strongest", "worst case", chosen.training.eps, "inf"))
     return [
         {
             "kind": kind,
@@ -196,12 +197,19 @@ def test_a_claim_needs_its_interval_on_its_side(asr, expected):
     accuracy = found["The student's clean accuracy is at most 2 points below AT's"]
     assert accuracy.verdict == "confirmed"
     untested = [claim for claim in found.values() if claim.verdict == "not tested"]
-    assert len(untested) == len(found) - 3
+    assert len(untested) == len(found) - 4
+
+
+def test_an_eps_that_is_no_decimal_is_found_again():
+    line = _measured("anis", 0.2)[0]
+    line["attacks"][0]["eps"] = 0.03137
+    assert Results([line]).figure("anis", "plain", "bim", 8 / 255) is not None
+    assert Results([line]).figure("anis", "plain", "bim", 10 / 255) is None
 
 
 def test_a_figure_over_seeds_counts_images_once_and_seeds_each():
     lines = _measured("anis", 0.2) + _measured("anis", 0.4)
-    for seed, line in enumerate(lines[::2]):
+    for seed, line in enumerate(lines[::3]):
         line["seed"] = seed
     figure = Results(lines).figure("anis", "plain", "bim", 0.15)
     assert figure is not None and figure.value == pytest.approx(0.3)
