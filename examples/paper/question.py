@@ -41,10 +41,11 @@ class Answers:
 
     def means(self, images: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Clean and robust accuracy, (resamples,), each image and seed as often as the resample has it."""
-        return tuple(  # type: ignore[return-value]
-            ((part @ images.T).T * seeds).sum(1) / (images.sum(1) * seeds.sum(1))
-            for part in (self.clean, self.attacked)
-        )
+
+        def mean(part: Tensor) -> Tensor:
+            return ((images @ part.T) * seeds).sum(1) / (images.sum(1) * seeds.sum(1))
+
+        return mean(self.clean), mean(self.attacked)
 
 
 @dataclass(frozen=True)

@@ -133,33 +133,22 @@ def ablations(scale: Scale) -> dict[tuple[str, float], Recipe]:
 def long_runs(scale: Scale) -> dict[str, Recipe]:
     """AT and the student, trained for long, attacked on held-out images after each epoch."""
     epochs = scale.studies.long_epochs
-    if epochs is None:
-        return {}
-    chosen = defences(scale)
-    return {
-        f"{name}-long": replace(
-            chosen[name],
-            name=f"{name}-long",
-            title=f"{chosen[name].title}, {epochs} epochs",
-            epochs=epochs,
-            watched=True,
-            plane=False,
-        )
-        for name in ("at", "anis")
-    }
+    return {} if epochs is None else _both(scale, "long", f"{epochs} epochs", epochs=epochs, watched=True)
 
 
 def learning_rates(scale: Scale) -> dict[str, Recipe]:
     """AT and the student at other learning rates."""
-    chosen = defences(scale)
-    return {
-        f"{name}-lr-{lr:g}": replace(
-            chosen[name],
-            name=f"{name}-lr-{lr:g}",
-            title=f"{chosen[name].title}, learning rate {lr:g}",
-            lr=lr,
-            plane=False,
-        )
-        for lr in scale.studies.learning_rates
-        for name in ("at", "anis")
-    }
+    found: dict[str, Recipe] = {}
+    for lr in scale.studies.learning_rates:
+        found |= _both(scale, f"lr-{lr:g}", f"learning rate {lr:g}", lr=lr)
+    return found
+
+
+def _both(scale: Scale, suffix: str, words: str, **change: Any) -> dict[str, Recipe]:
+    """The tables' AT and student with a setting changed."""
+    chosen = [defences(scale)[name] for name in ("at", "anis")]
+    changed = [
+        replace(recipe, name=f"{recipe.name}-{suffix}", title=f"{recipe.title}, {words}", plane=False, **change)
+        for recipe in chosen
+    ]
+    return {recipe.name: recipe for recipe in changed}
