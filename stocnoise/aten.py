@@ -7,7 +7,6 @@ in place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -59,13 +58,15 @@ def _moments_of_rows(d: Tensor, channel_dim: int, inner: list[int]) -> tuple[Ten
     """
     wide = torch.float32 if d.device.type == "mps" else torch.float64  # MPS has no float64
     outer = [i for i in range(d.dim()) if i != channel_dim and i not in inner]
-    length = d.numel() // math.prod(d.shape[i] for i in [*outer, channel_dim])
-    sums = d.sum(inner, keepdim=True).to(wide)
-    squares = d.square_().sum(inner, keepdim=True).to(wide)
-    means = sums / length
-    mean = means.mean(outer, keepdim=True) if outer else means
-    m2 = squares - sums * means + length * (means - mean) ** 2
-    return mean.flatten(), (m2.sum(outer) if outer else m2).flatten()
+
+    def total(values: Tensor) -> Tensor:
+        rows = values.sum(inner, keepdim=True)
+        return rows.sum(outer, dtype=wide).flatten() if outer else rows.to(wide).flatten()
+
+    sums = total(d)
+    squares = total(d.square_())
+    mean = sums / (d.numel() // d.shape[channel_dim])
+    return mean, squares.addcmul_(sums, mean, value=-1)
 
 
 def _moments_of_columns(d: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -143,13 +144,19 @@ def backward_from_output(grad: Tensor, y: Tensor, activation: str, slope: float)
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
     """See `stocnoise.functional.update_sigma`."""
     wide = torch.float32 if moments.device.type == "mps" else torch.float64  # MPS has no float64
-    count, mean, m2 = moments.to(wide).unbind(1)
-    total = count.sum(0)
-    # Chan's merge of all parts at once; an empty part has weight zero.
-    centre = (count * mean).sum(0) / total
-    spread = (m2 + count * (mean - centre) ** 2).sum(0)
-    std = (spread / (total - 1)).sqrt()
-    seen = torch.isfinite(std)
+    count, m2 = _of_all_parts(moments.to(wide))
+    std = (m2 / (count - 1).clamp_(min=0)).sqrt_()
+    seen = std < torch.inf  # false for NaN, which no element and one give
     before.copy_(sigma)
-    sigma.copy_(torch.where(seen, (1 - alpha) * sigma + alpha * std, sigma))
+    sigma.copy_(torch.where(seen, torch.lerp(sigma.to(wide), std, alpha), sigma))
     batches.add_(seen.any())
+
+
+def _of_all_parts(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Count and M2 of the parts (W, 3, C) together: Chan's merge of all at once; an empty part has weight zero."""
+    count, mean, m2 = moments.unbind(1)
+    if len(moments) == 1:
+        return count[0], m2[0]
+    total = count.sum(0)
+    centre = (count * mean).sum(0) / total
+    return total, (m2 + count * (mean - centre) ** 2).sum(0)
