@@ -83,8 +83,8 @@ def _counters() -> Tensor:
 def _words(n: int, keys: Tensor) -> Tensor:
     """(rows, n) random int32 under keys (rows, 2). No two of a row are equal: each step is a bijection of 32 bits.
 
-    The shift and the constant are those of `lowbias32` of the hash prospector (C. Wellons, 2018), without its last step,
-    which is for the lowest bits: `_box_muller` uses the highest, of the word and of a multiple of it.
+    The shift and the constant are those of `lowbias32` of the hash prospector (C. Wellons, 2018). Its last step, for
+    the lowest bits, is left out: `_box_muller` uses the highest, of the word and of a multiple of it.
     """
     words = torch.bitwise_xor(_counters()[:n], keys[:, :1]).mul_(keys[:, 1:])
     return _xor_shifted(words, 15).mul_(_signed(0x846CA68B))

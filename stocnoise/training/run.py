@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
 
 from stocnoise.attacks import PGD, Attack
 from stocnoise.controls import stochastic_layers
 from stocnoise.errors import CheckpointError
+from stocnoise.training.arguments import (
+    check_loader,
+    check_precision,
+    check_run,
+    check_shares,
+    check_student,
+    warn_of_workers,
+)
 from stocnoise.training.borrowed import accelerator_for, modes_kept
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.checkpoints import Checkpoints
@@ -113,36 +119,23 @@ def finetune(
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
     """
-    if isinstance(student, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            f"the student is wrapped in {type(student).__name__}: pass its .module, finetune wraps it itself"
-        )
-    if is_sharded(student):
-        raise ValueError("the student is sharded already: pass it whole, and accelerator= with an FSDP plugin")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}")
-    if checkpoint_dir is None and (resume or checkpoint_every is not None):
-        raise ValueError("resume and checkpoint_every need a checkpoint_dir")
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1 step, not {checkpoint_every}")
+    check_student(student)
+    check_run(epochs, checkpoint_dir, checkpoint_every, resume)
     if accelerator is not None and (precision is not None or accumulate != 1 or log_with is not None):
         raise ValueError("precision, accumulate and log_with are settings of your accelerator: give them to it")
     check_attack_target(attack_target)
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
     schedule = _own_schedule(gamma, student, epochs, every_callback)
-    _check_loader(train_loader)
+    check_loader(train_loader)
     checkpoints = _open(checkpoint_dir, keep_checkpoints, resume)
     if checkpoints is not None:
-        _warn_of_workers(train_loader)
+        warn_of_workers(train_loader)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     tracked = {} if log_with is None else {"log_with": log_with, "project_dir": str(checkpoint_dir or "runs")}
 
     with accelerator_for(accelerator, precision, accumulate, tracked) as prepared, modes_kept(student):
-        if prepared.mixed_precision == "fp16" and prepared.device.type == "cpu":
-            raise ValueError(
-                'fp16 needs a GPU: on a CPU Accelerate would train in float32 without a word; precision="bf16" works'
-            )
+        check_precision(prepared)
         student.to(prepared.device)
         if channels_last:
             student.to(memory_format=torch.channels_last)
@@ -151,11 +144,8 @@ def finetune(
         model, own_optimizer, loader = prepared.prepare(student, own_optimizer, train_loader)
         if averaged is not None and is_sharded(model):
             raise ValueError("ema needs whole weights on every process: it does not work with FSDP")
+        check_shares(loader, prepared)
         batches = len(loader)
-        if not isinstance(loader, DataLoader) and (
-            prepared.num_processes > 1 or prepared.gradient_accumulation_steps > 1
-        ):
-            raise ValueError("sharing batches between processes, and accumulate, need a torch DataLoader")
         steps = -(-batches // prepared.gradient_accumulation_steps)
         if tracked:
             prepared.init_trackers("stocnoise")
@@ -216,19 +206,6 @@ def finetune(
     return run.history
 
 
-def _check_loader(loader: Iterable[Any]) -> None:
-    try:
-        batches = len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(
-            "train_loader has no length, which the learning-rate schedule and resuming need: give its dataset a __len__"
-        ) from None
-    if isinstance(loader, Iterator):
-        raise ValueError("train_loader is an iterator, empty after one epoch: pass the loader itself")
-    if batches == 0:
-        raise ValueError("train_loader is empty: with drop_last=True the data must hold a whole batch")
-
-
 def _own_schedule(
     gamma: GammaSchedule | None, student: nn.Module, epochs: int, callbacks: Sequence[Callback]
 ) -> GammaSchedule | None:
@@ -243,15 +220,6 @@ def _own_schedule(
     if gamma.epochs not in (None, epochs):
         raise ValueError(f"{gamma!r} is for {gamma.epochs} epochs, the run for {epochs}")
     return GammaSchedule(gamma.init, gamma.max, gamma.interval, epochs)
-
-
-def _warn_of_workers(loader: Iterable[Any]) -> None:
-    if getattr(loader, "persistent_workers", False):
-        warnings.warn(
-            "train_loader has persistent workers, whose random numbers no checkpoint holds: a run resumed from one "
-            "augments its images differently; with persistent_workers=False it is exact",
-            stacklevel=3,
-        )
 
 
 def _open(folder: str | Path | None, keep: int, resume: bool) -> Checkpoints | None:
