@@ -28,10 +28,12 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         chosen = scale.load(arguments.scale)
+        if arguments.seeds:
+            chosen = dataclasses.replace(chosen, seeds=tuple(arguments.seeds))
+        if not arguments.report:
+            units.keep_apart(chosen, arguments.work)
     except ValueError as error:
         parser.error(str(error))
-    if arguments.seeds:
-        chosen = dataclasses.replace(chosen, seeds=tuple(arguments.seeds))
     out = arguments.out / chosen.name
     if not arguments.report:
         if arguments.teacher:

@@ -107,13 +107,17 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
     ]
     yield from (f"- {row.title}, {row.predictor}: **{question.verdict(row)}**" for row in answers)
     yield ""
+    first, *later = scale.attacks.strongest
+    budgets = ", ".join(f"{each.steps} × {each.tries}" for each in later)
+    then = f"; then, on the images that are left, of APGD on the margin, {budgets}" if later else ""
     yield (
         "The strongest attack is, image by image, the best of PGD, APGD and APGD on the margin, "
-        f"{2 * scale.attacks.steps} steps × {scale.attacks.eot} draws each (against AT as many restarts instead), PGD "
-        "on one frozen draw and PGD with the noise off; the averaged predictor is attacked through its own mean. A gap "
-        "is the robust accuracy above AT's front: the most robust AT, or mixture of two, with at least the same clean "
-        "accuracy. Its interval is a bootstrap over seeds and images. Several γ and predictors were looked at: read a "
-        "gap whose interval ends near zero as one of several comparisons."
+        f"{first.steps} steps × {first.tries} draws each (against AT as many restarts instead), PGD on one frozen draw "
+        f"and PGD with the noise off{then}. The averaged predictor is attacked through its own mean, in half as many "
+        "steps, and with what was made on one draw, whichever is worse for an image. A gap is the robust accuracy "
+        "above AT's front: the most robust AT, or mixture of two, with at least the same clean accuracy. Its interval "
+        "is a bootstrap over seeds and images. Several γ and predictors were looked at: read a gap whose interval ends "
+        "near zero as one of several comparisons."
     )
     yield from _table(
         ["", "predictor", "clean %", "robust %", "95 %", "gap to AT", "95 %"],
@@ -131,7 +135,19 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         ],
     )
     yield from _picture(pictures, "question", "robust accuracy against clean accuracy")
+    yield from _stages(scale, results)
     yield from _autoattack(scale, results)
+
+
+def _stages(scale: Scale, results: Results) -> Iterator[str]:
+    _, *later = scale.attacks.strongest
+    if later and (rows := question.stages(results)):
+        yield (
+            "Has that attack come to its end? Robust accuracy in % after each of its stages, means over seeds. Where "
+            "the last stage still takes something, a stronger attack would take more, and from the gap too:"
+        )
+        heads = ["", "predictor", "five attacks", *(f"then {each.steps} × {each.tries}" for each in later)]
+        yield from _table(heads, [[title, predictor, *map(_percent, left)] for title, predictor, left in rows])
 
 
 def _autoattack(scale: Scale, results: Results) -> Iterator[str]:

@@ -51,6 +51,14 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """Of an attack: steps, each of so many draws, or, against a model without noise, with as many restarts."""
+
+    steps: int
+    tries: int
+
+
+@dataclass(frozen=True)
 class Attacks:
     images: int
     """Test images of the figures; the question that matters is asked on all of them."""
@@ -58,6 +66,8 @@ class Attacks:
     steps: int
     eot: int
     draws: int
+    strongest: tuple[Budget, ...]
+    """Of five attacks on all test images, then of one more at a time on those that are left."""
     l2: tuple[float, ...]
     """Of CW and Boundary, whose norm it is."""
     boundary_images: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -9,8 +10,9 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import torch
 
@@ -72,6 +74,31 @@ def take_teacher(weights: Path, scale: Scale, data: Path, work: Path) -> None:
             take(weights, scale, split, unit.recipe, unit.seed, work)
 
 
+def keep_apart(scale: Scale, work: Path) -> None:
+    """Write down what every unit of this folder depends on: units of other settings must not be taken for done.
+
+    Raises:
+        ValueError: the folder was begun with other settings.
+    """
+    path = work / scale.name / "settings.json"
+    given = json.loads(json.dumps({key: dataclasses.asdict(scale)[key] for key in ("data", "training", "attacks")}))
+    del given["data"]["workers"]
+    given["model"] = {"network": scale.network, "width": scale.width}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(given, indent=1))
+        return
+    before = json.loads(path.read_text())
+    if changed := [
+        f"{part}.{key}" for part in given for key, value in given[part].items() if before[part].get(key) != value
+    ]:
+        raise ValueError(
+            f"{path.parent} was begun with other {', '.join(changed)}: give another --work, or delete what depends on "
+            "them there, and settings.json"
+        )
+
+
 def run(scale: Scale, data: Path, work: Path, jobs: int) -> list[str]:
     """Do what is not done yet, `jobs` units at once; returns what failed. Killed, it goes on at the next call."""
     failed = []
@@ -95,9 +122,21 @@ def _finished(units: list[Unit], scale: Scale, data: Path, work: Path, jobs: int
             yield _do(unit, scale, data, work, None)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with_parent) as pool:
         for future in as_completed([pool.submit(_do, unit, scale, data, work, threads) for unit in units]):
             yield future.result()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on beside those of the next call."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _do(unit: Unit, scale: Scale, data: Path, work: Path, threads: int | None) -> Outcome:

@@ -11,10 +11,12 @@ import torch
 
 import stocnoise
 from examples.paper import images, networks, plane, question, recipes, scale, units
+from examples.paper.cascade import Cascade
 from examples.paper.claims import claims
 from examples.paper.images import Images
 from examples.paper.measure import Averaged
 from examples.paper.results import Figure, Results
+from stocnoise.evaluation.scoring import Score
 
 SCALES = sorted(path.stem for path in scale.SCALES.glob("*.toml"))
 
@@ -117,6 +119,36 @@ def test_the_averaged_predictor_is_the_log_of_the_mean_softmax():
     torch.testing.assert_close(Averaged(Draws(), 3)(x), expected)
 
 
+def test_a_cascade_keeps_the_best_attack_of_each_image_and_scores_it_by_other_draws():
+    def score(*rows: list[int]) -> Score:
+        correct = torch.tensor(rows).bool()
+        return Score(correct, correct.double().mean(1) > 0.5)
+
+    clean = score([1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1])
+    # The first two draws choose, the last two score.
+    cascade = Cascade(
+        clean, [score([1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0]), score([1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1])]
+    )
+    assert cascade.left.tolist() == [0, 1]
+    assert cascade.worst.correct.int().tolist() == [[1, 0], [1, 1], [1, 0]]
+    assert cascade.figures()["robust_accuracy"] == pytest.approx(4 / 6)
+    cascade.add(cascade.left, score([1, 0, 0, 0], [0, 0, 0, 0]))  # no better, and better
+    assert cascade.left.tolist() == [0]
+    assert cascade.worst.correct.int().tolist() == [[1, 0], [0, 0], [1, 0]]
+    assert cascade.figures()["asr"] == pytest.approx(4 / 6)
+
+
+def test_a_cascade_without_noise_has_one_draw_for_both():
+    sure, lost = (
+        Score(torch.tensor([[True]]), torch.tensor([True])),
+        Score(torch.tensor([[False]]), torch.tensor([False])),
+    )
+    cascade = Cascade(sure, [sure, sure])
+    assert cascade.left.tolist() == [0]
+    cascade.add(cascade.left, lost)
+    assert cascade.left.tolist() == [] and cascade.figures()["robust_accuracy"] == 0
+
+
 def test_the_front_is_the_best_mixture_with_at_least_that_clean_accuracy():
     xs, ys = torch.tensor([[0.9, 0.5, 0.7, 0.6]]).repeat(6, 1), torch.tensor([[0.1, 0.5, 0.3, 0.2]]).repeat(6, 1)
     at = torch.tensor([0.4, 0.5, 0.6, 0.8, 0.9, 0.95])
@@ -152,6 +184,15 @@ def test_the_answer_follows_the_gap_at_equal_clean_accuracy(robust, place):
     assert len(ats) == 2 and not row.beyond
     assert row.gap == pytest.approx(robust - 0.5, abs=0.02)
     assert place in question.verdict(row)
+
+
+def test_what_was_made_on_one_draw_counts_against_the_averaged_predictor_too():
+    chosen = scale.load("digits")
+    own = [line | {"kind": "averaged"} for line in _lines("anis", 0.8, 0.6)]
+    _, held = question.rows(Results(_lines("at", 0.8, 0.5) + _lines("anis", 0.8, 0.3) + own), chosen)
+    robust = {row.predictor: row.robust for row in held}
+    # The same random numbers decide both: the images right at 0.3 are right at 0.6.
+    assert robust["averaged"] == robust["one draw"] == pytest.approx(0.3, abs=0.05)
 
 
 def test_seeds_that_disagree_widen_the_interval():

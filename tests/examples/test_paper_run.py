@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -36,9 +34,9 @@ def run(folder: Path, *more: str) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that was killed after its first trainings, with all its children, and started again."""
+    """A run that was killed after its first trainings, its children left to themselves, and started again."""
     folder = tmp_path_factory.mktemp("paper")
-    first = subprocess.Popen(command(folder), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(command(folder), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     seen = 0
     for line in first.stdout:
@@ -46,8 +44,9 @@ def finished(tmp_path_factory):
         if seen == 4:
             break
     time.sleep(1.0)
-    os.killpg(first.pid, signal.SIGKILL)
+    first.kill()
     first.wait()
+    assert first.stdout.read() is not None, "ends when the last child has let go of it"
     first.stdout.close()
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
     assert len(done) >= 4
@@ -64,6 +63,7 @@ def test_the_report_has_every_table_and_figure(finished):
     assert f"The report is {out / 'report.md'}." in printed
     for title in (
         "Is the student ahead",
+        "come to its end",
         "claims",
         "Table 1",
         "White box",
@@ -95,6 +95,11 @@ def test_the_results_say_what_they_rest_on(finished):
     strongest = [line for line in measured if line["kind"] == "strongest"]
     budgets = {(line["recipe"], e["attack"]): e["gradients_per_image"] for line in strongest for e in line["attacks"]}
     assert budgets["at", "PGD"] == budgets["anis", "PGD"] == 12, "steps × restarts = steps × draws"
+    stages = [stage for line in strongest for stage in line["stages"]]
+    assert [(stage["steps"], stage["tries"]) for stage in stages] == [(6, 2), (6, 4)] * len(strongest)
+    assert all(
+        first["images"] == 60 >= second["images"] for first, second in zip(stages[::2], stages[1::2], strict=True)
+    )
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
     assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1"}
     planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]
@@ -129,6 +134,15 @@ def test_a_unit_that_fails_loses_no_other_and_is_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_other_settings_do_not_mix_with_what_earlier_ones_left(tmp_path):
+    chosen = scale.load(str(SMALL))
+    units.keep_apart(chosen, tmp_path)
+    units.keep_apart(dataclasses.replace(chosen, seeds=(5,), note="Other seeds are no other settings."), tmp_path)
+    changed = dataclasses.replace(chosen, attacks=dataclasses.replace(chosen.attacks, eot=7, draws=9))
+    with pytest.raises(ValueError, match=r"other attacks\.eot, attacks\.draws.*--work"):
+        units.keep_apart(changed, tmp_path)
+
+
 def test_a_teacher_may_be_given(tmp_path):
     chosen = scale.load(str(SMALL))
     split = images.load(chosen.data, tmp_path)

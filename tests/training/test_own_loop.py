@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,16 @@ def test_lightning(tmp_path: Path) -> None:
     assert gammas(module) == pytest.approx([0.1] * 2)
 
 
+@pytest.fixture
+def accelerate_reset() -> Iterator[None]:
+    """The Trainer leaves Accelerate's state to the process, where the next run could not choose its precision."""
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("accelerate_reset")
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_trainer(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
