@@ -155,7 +155,7 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
 def _of_all_parts(moments: Tensor) -> tuple[Tensor, Tensor]:
     """Count and M2 of the parts (W, 3, C) together: Chan's merge of all at once; an empty part has weight zero."""
     count, mean, m2 = moments.unbind(1)
-    if len(moments) == 1:
+    if len(moments) == 1:  # the usual case, and worth ten small operations a layer
         return count[0], m2[0]
     total = count.sum(0)
     centre = (count * mean).sum(0) / total

@@ -122,8 +122,12 @@ def _strongest(
             cascade.add(left, subject.evaluate(model, rest, [attack], eps, **more).entries[0].score)
         stages.append(cascade.figures() | {"images": len(left), **dataclasses.asdict(budget)})
     found = _figures([report], labels)
-    last = _rounded(cascade.figures())
-    found["attacks"] = [each | last if each["attack"] == WORST else each for each in found["attacks"]]
+    (worst,) = (each for each in found["attacks"] if each["attack"] == WORST)
+    more_gradients = sum(each["steps"] * each["tries"] * each["images"] for each in stages[1:]) / len(x)
+    worst |= _rounded(cascade.figures())
+    worst["gradients_per_image"] = _rounded(worst["gradients_per_image"] + more_gradients)
+    if later:
+        worst["settings"] += f", in {len(stages)} stages"
     return found | {
         "clean": report.clean.to_dict(),
         "stages": _rounded(stages),

@@ -146,7 +146,7 @@ def _stages(scale: Scale, results: Results) -> Iterator[str]:
             "Has that attack come to its end? Robust accuracy in % after each of its stages, means over seeds. Where "
             "the last stage still takes something, a stronger attack would take more, and from the gap too:"
         )
-        heads = ["", "predictor", "five attacks", *(f"then {each.steps} × {each.tries}" for each in later)]
+        heads = ["", "predictor", "first stage", *(f"then {each.steps} × {each.tries}" for each in later)]
         yield from _table(heads, [[title, predictor, *map(_percent, left)] for title, predictor, left in rows])
 
 

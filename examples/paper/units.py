@@ -81,6 +81,7 @@ def keep_apart(scale: Scale, work: Path) -> None:
         ValueError: the folder was begun with other settings.
     """
     path = work / scale.name / "settings.json"
+    # Through JSON, so that tuples are lists as in the file.
     given = json.loads(json.dumps({key: dataclasses.asdict(scale)[key] for key in ("data", "training", "attacks")}))
     del given["data"]["workers"]
     given["model"] = {"network": scale.network, "width": scale.width}

@@ -45,9 +45,7 @@ def finished(tmp_path_factory):
             break
     time.sleep(1.0)
     first.kill()
-    first.wait()
-    assert first.stdout.read() is not None, "ends when the last child has let go of it"
-    first.stdout.close()
+    first.communicate(timeout=60)  # until the last child has let go of the pipe
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
     assert len(done) >= 4
     printed = run(folder)
@@ -99,6 +97,11 @@ def test_the_results_say_what_they_rest_on(finished):
     assert [(stage["steps"], stage["tries"]) for stage in stages] == [(6, 2), (6, 4)] * len(strongest)
     assert all(
         first["images"] == 60 >= second["images"] for first, second in zip(stages[::2], stages[1::2], strict=True)
+    )
+    assert all(
+        next(e for e in line["attacks"] if e["attack"] == "worst case")["robust_accuracy"]
+        == line["stages"][-1]["robust_accuracy"]
+        for line in strongest
     )
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
     assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1"}
