@@ -35,7 +35,7 @@ class Subject:
     def stochastic(self) -> bool:
         return any(stocnoise.stochastic_layers(self.model))
 
-    def images(self, count: int | None = None) -> list[Batch]:
+    def images(self, count: int) -> list[Batch]:
         return batches(self.split.test, count, BATCH)
 
     def evaluate(self, model: nn.Module, data: list[Batch], attacks: list[Any], eps: Any, **more: Any) -> Any:
@@ -109,16 +109,17 @@ def _strongest(
     subject: Subject, model: nn.Module, stochastic: bool, budgets: Sequence[Budget], **more: Any
 ) -> dict[str, Any]:
     """Five attacks with the first budget, then APGD on the margin with each further one on the images that are left."""
-    eps, images = subject.scale.training.eps, subject.images()
+    eps, images = subject.scale.training.eps, subject.images(subject.scale.attacks.question_images)
     x, y = (torch.cat(parts) for parts in zip(*images, strict=True))
     first, *later = budgets
-    report, labels = _five_attacks(subject, model, stochastic, first, **more)
+    report, labels = _five_attacks(subject, model, images, stochastic, first, **more)
     cascade = Cascade(report.clean.score, [entry.score for entry in report.entries if entry.attack != WORST])
     stages = [cascade.figures() | {"images": len(x), **dataclasses.asdict(first)}]
     for budget in later:
         left = cascade.left
         attack = stocnoise.APGD(**_settings(budget, stochastic), loss=losses.margin)
-        if rest := [*zip(x[left].split(BATCH), y[left].split(BATCH), strict=True)]:
+        if len(left):
+            rest = [*zip(x[left].split(BATCH), y[left].split(BATCH), strict=True)]
             cascade.add(left, subject.evaluate(model, rest, [attack], eps, **more).entries[0].score)
         stages.append(cascade.figures() | {"images": len(left), **dataclasses.asdict(budget)})
     found = _figures([report], labels)
@@ -136,7 +137,7 @@ def _strongest(
 
 
 def _five_attacks(
-    subject: Subject, model: nn.Module, stochastic: bool, budget: Budget, **more: Any
+    subject: Subject, model: nn.Module, images: list[Batch], stochastic: bool, budget: Budget, **more: Any
 ) -> tuple[stocnoise.Report, dict[str, str]]:
     """Their report, and what the tables call them; three where there is no noise to freeze or to switch off."""
     settings, eps = _settings(budget, stochastic), subject.scale.training.eps
@@ -147,13 +148,13 @@ def _five_attacks(
     ]
     labels = {"pgd": "PGD", "apgd": "APGD", "apgd #2": "APGD, margin"}
     if not stochastic:
-        return subject.evaluate(model, subject.images(), attacks, eps), labels
+        return subject.evaluate(model, images, attacks, eps), labels
     frozen, off = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
     pgd = stocnoise.PGD(steps=budget.steps, restarts=max(1, budget.tries // 2))
     attacks += [stocnoise.Transfer(source=source, attack=pgd) for source in (frozen, off)]
     labels |= {"transfer": "PGD on one frozen draw", "transfer #2": "PGD with the noise off"}
     with stocnoise.fixed_noise(frozen, subject.seed), stocnoise.deterministic(off):
-        return subject.evaluate(model, subject.images(), attacks, eps, eot=budget.tries, **more), labels
+        return subject.evaluate(model, images, attacks, eps, eot=budget.tries, **more), labels
 
 
 def _settings(budget: Budget, stochastic: bool) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """At equal clean accuracy and equal budget, is the student ahead of adversarial training? With intervals.
 
-Adversarial training at several ε gives a front of robust accuracy against clean accuracy: the most robust of its
-models, or mixture of two, with at least a given clean accuracy. As a maximum of noisy figures it favours AT a little.
-A student's gap is its robust accuracy minus the front's at the student's clean accuracy. Robust accuracy is the worst
-case of the measurement "strongest", image by image. The 95 % interval is a bootstrap over seeds and images, the images
-paired.
+Adversarial training at several ε, and from scratch, gives a front of robust accuracy against clean accuracy: the most
+robust of its models, or mixture of two, with at least a given clean accuracy. As a maximum of noisy figures it favours
+AT a little. A student's gap is its robust accuracy minus the front's at the student's clean accuracy. Robust accuracy
+is the worst case of the measurement "strongest", image by image. The 95 % interval is a bootstrap over seeds and
+images, the images paired.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Row:
 
 
 def rows(results: Results, scale: Scale) -> tuple[list[Row], list[Row]]:
-    """AT at its several ε, and everything that is held against it; both empty if AT was not measured."""
+    """AT in its several forms, and everything that is held against it; both empty if AT was not measured."""
     names = ["at", *recipes.at_line(scale)]
     line = {name: answers for name in names if (answers := _answers(results, name, "one draw")) is not None}
     if "at" not in line:

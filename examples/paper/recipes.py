@@ -94,21 +94,23 @@ def student(scale: Scale, gamma: float) -> Recipe:
 
 
 def at_line(scale: Scale) -> dict[str, Recipe]:
-    """Adversarial training at other ε."""
-    at = defences(scale)["at"]
-    return {
-        f"at-{eps:.3g}": replace(at, name=f"at-{eps:.3g}", title=f"AT at ε = {eps:.3g}", eps=eps, plane=False)
-        for eps in scale.studies.at_eps
-    }
+    """Adversarial training at other ε, and without the teacher's weights."""
+    at = replace(defences(scale)["at"], plane=False)
+    found = [replace(at, name=f"at-{eps:.3g}", title=f"AT at ε = {eps:.3g}", eps=eps) for eps in scale.studies.at_eps]
+    if scale.studies.from_scratch:
+        found.append(replace(at, name="at-no-init", title=f"AT {VARIANTS['no-init']}", **_CHANGES["no-init"]))
+    return {recipe.name: recipe for recipe in found}
 
 
 def students(scale: Scale) -> dict[str, Recipe]:
-    """Students of other γ_max or trained at another ε, held against AT's front."""
+    """Students of other γ_max, trained at another ε or from scratch, held against AT's front."""
     ours = student(scale, scale.training.gamma)
     found = [student(scale, gamma) for gamma in scale.studies.students]
     for eps in scale.studies.student_eps:
         name, title = f"anis-eps-{eps:.3g}", f"{ours.title} at ε = {eps:.3g}"
         found.append(replace(ours, name=name, title=title, eps=eps, plane=False))
+    if scale.studies.from_scratch:
+        found.append(_variant(ours, "no-init"))
     return {recipe.name: recipe for recipe in found}
 
 
@@ -118,16 +120,18 @@ def ablations(scale: Scale) -> dict[tuple[str, float], Recipe]:
     for gamma in scale.studies.gammas:
         original = student(scale, gamma)
         found["anis", gamma] = original
-        for variant, change in _CHANGES.items():
-            keeps_plane = original.plane and variant == "no-at"
-            found[variant, gamma] = replace(
-                original,
-                name=f"{variant}-{gamma:g}",
-                title=f"{VARIANTS[variant]}, γ→{gamma:g}",
-                plane=keeps_plane,
-                **change,
-            )
+        found |= {(variant, gamma): _variant(original, variant) for variant in _CHANGES}
     return found
+
+
+def _variant(original: Recipe, variant: str) -> Recipe:
+    return replace(
+        original,
+        name=f"{variant}-{original.gamma:g}",
+        title=f"{TITLES['anis']} {VARIANTS[variant]}, γ→{original.gamma:g}",
+        plane=original.plane and variant == "no-at",
+        **_CHANGES[variant],
+    )
 
 
 def long_runs(scale: Scale) -> dict[str, Recipe]:

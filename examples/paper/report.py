@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from examples.paper import figures, question, recipes
 from examples.paper.claims import PAPER_BOUNDARY, PAPER_CLEAN, claims
+from examples.paper.markdown import cell, percent, picture, table
 from examples.paper.recipes import TITLES
-from examples.paper.results import Figure, Results
+from examples.paper.results import Results
 from examples.paper.scale import Scale
 
 
@@ -25,36 +26,12 @@ def write(scale: Scale, out: Path) -> Path:
         _boundary(scale, results),
         _ablations(scale, results, pictures),
         _planes(pictures),
-        _settings(scale, results, pictures),
+        _long_training(scale, results, pictures),
+        _settings(scale, results),
     ]
     path = out / "report.md"
     path.write_text("\n".join(line for part in parts for line in part).rstrip() + "\n")
     return path
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    heads = list(heads)
-    yield ""
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * len(heads)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-    yield ""
-
-
-def _picture(pictures: dict[str, str], name: str, what: str) -> Iterator[str]:
-    if name in pictures:
-        yield ""
-        yield f"![{what}]({pictures[name]})"
-        yield ""
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _cell(figure: Figure | None) -> str:
-    return "–" if figure is None else str(figure)
 
 
 def _head(scale: Scale, results: Results) -> Iterator[str]:
@@ -119,14 +96,14 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         "is a bootstrap over seeds and images. Several γ and predictors were looked at: read a gap whose interval ends "
         "near zero as one of several comparisons."
     )
-    yield from _table(
+    yield from table(
         ["", "predictor", "clean %", "robust %", "95 %", "gap to AT", "95 %"],
         [
             [
                 row.title,
                 row.predictor,
-                _percent(row.clean),
-                _percent(row.robust),
+                percent(row.clean),
+                percent(row.robust),
                 "[{:.1f}, {:.1f}]".format(*(100 * each for each in row.robust_interval)),
                 "–" if row.gap is None else f"{100 * row.gap:+.1f}" + (" (beyond AT)" if row.beyond else ""),
                 "–" if row.gap_interval is None else "[{:+.1f}, {:+.1f}]".format(*(100 * e for e in row.gap_interval)),
@@ -134,7 +111,7 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
             for row in [*line, *held]
         ],
     )
-    yield from _picture(pictures, "question", "robust accuracy against clean accuracy")
+    yield from picture(pictures, "question", "robust accuracy against clean accuracy")
     yield from _stages(scale, results)
     yield from _autoattack(scale, results)
 
@@ -147,7 +124,7 @@ def _stages(scale: Scale, results: Results) -> Iterator[str]:
             "the last stage still takes something, a stronger attack would take more, and from the gap too:"
         )
         heads = ["", "predictor", "first stage", *(f"then {each.steps} × {each.tries}" for each in later)]
-        yield from _table(heads, [[title, predictor, *map(_percent, left)] for title, predictor, left in rows])
+        yield from table(heads, [[title, predictor, *map(percent, left)] for title, predictor, left in rows])
 
 
 def _autoattack(scale: Scale, results: Results) -> Iterator[str]:
@@ -172,7 +149,7 @@ def _claims(scale: Scale, results: Results) -> Iterator[str]:
         "ASR and accuracies in percent; the paper's are CIFAR-10/CIFAR-100. Confirmed: the difference lies on the "
         "claimed side beyond its 95 % interval. Where the paper has curves, its claim is their order."
     )
-    yield from _table(
+    yield from table(
         ["claim", "paper", "here", "verdict"],
         [[claim.text, claim.paper, claim.ours, f"**{claim.verdict}**"] for claim in claims(results, scale)],
     )
@@ -180,10 +157,10 @@ def _claims(scale: Scale, results: Results) -> Iterator[str]:
 
 def _table_1(results: Results) -> Iterator[str]:
     yield "## Table 1: clean accuracy"
-    yield from _table(
+    yield from table(
         ["", "here %", "paper, CIFAR-10", "paper, CIFAR-100"],
         [
-            [title, _cell(results.clean(name)), *(f"{value:.1f}" for value in PAPER_CLEAN[name])]
+            [title, cell(results.clean(name)), *(f"{value:.1f}" for value in PAPER_CLEAN[name])]
             for name, title in TITLES.items()
         ],
     )
@@ -203,17 +180,17 @@ def _white_box(scale: Scale, results: Results, pictures: dict[str, str]) -> Iter
         ("BIM from the teacher", "plain", "transfer-bim"),
         ("MIM from the teacher", "plain", "transfer-mim"),
     ]
-    yield from _table(
+    yield from table(
         ["", *(title for title, _, _ in columns)],
         [
-            [title, *(_cell(results.figure(name, kind, attack, eps)) for _, kind, attack in columns)]
+            [title, *(cell(results.figure(name, kind, attack, eps)) for _, kind, attack in columns)]
             for name, title in TITLES.items()
         ],
     )
     yield "Where there is no noise, EOT is the same attack. CW is an attack in L2, so its ε is an L2 radius."
-    yield from _picture(pictures, "white-box", "ASR against ε, white box")
+    yield from picture(pictures, "white-box", "ASR against ε, white box")
     yield "### Transfer"
-    yield from _picture(pictures, "transfer", "ASR against ε of images made on the teacher")
+    yield from picture(pictures, "transfer", "ASR against ε of images made on the teacher")
 
 
 def _boundary(scale: Scale, results: Results) -> Iterator[str]:
@@ -227,13 +204,13 @@ def _boundary(scale: Scale, results: Results) -> Iterator[str]:
     )
     radii = [None, *attacks.l2]
     shown = ["as found", *(f"L2 ≤ {radius:g}" for radius in attacks.l2)]
-    yield from _table(
+    yield from table(
         ["", *(f"raw, {r}" for r in shown), *(f"frozen, {r}" for r in shown), "paper, CIFAR-10", "paper, CIFAR-100"],
         [
             [
                 title,
                 *(
-                    _cell(results.figure(name, "boundary", attack, radius, "l2"))
+                    cell(results.figure(name, "boundary", attack, radius, "l2"))
                     for attack in ("boundary-raw", "boundary")
                     for radius in radii
                 ),
@@ -250,16 +227,16 @@ def _ablations(scale: Scale, results: Results, pictures: dict[str, str]) -> Iter
         return
     seeds = ", ".join(map(str, scale.studies.gamma_seeds))
     yield f"## Ablations against γ (seed {seeds})"
-    yield from _picture(pictures, "ablation", "accuracy, ASR and their difference against γ")
-    table = recipes.ablations(scale)
+    yield from picture(pictures, "ablation", "accuracy, ASR and their difference against γ")
+    variants = recipes.ablations(scale)
     rows = []
-    for (_, gamma), recipe in table.items():
+    for (_, gamma), recipe in variants.items():
         found = [
             results.figure(recipe.name, "ablation", attack, scale.training.eps)
             for attack in ("PGD", "PGD, EOT", "worst case")
         ]
-        rows.append([recipe.title, f"{gamma:g}", _cell(results.clean(recipe.name, "ablation")), *map(_cell, found)])
-    yield from _table(["", "γ_max", "clean %", "ASR, one draw", "ASR, EOT", "ASR, strongest"], rows)
+        rows.append([recipe.title, f"{gamma:g}", cell(results.clean(recipe.name, "ablation")), *map(cell, found)])
+    yield from table(["", "γ_max", "clean %", "ASR, one draw", "ASR, EOT", "ASR, strongest"], rows)
 
 
 def _planes(pictures: dict[str, str]) -> Iterator[str]:
@@ -267,28 +244,32 @@ def _planes(pictures: dict[str, str]) -> Iterator[str]:
         yield "## The decision boundary while training"
         yield ""
         yield "The plane through three test images of the first three classes; colours are classes."
-        yield from _picture(pictures, "plane", "classes on the plane through three images, over training")
+        yield from picture(pictures, "plane", "classes on the plane through three images, over training")
 
 
-def _settings(scale: Scale, results: Results, pictures: dict[str, str]) -> Iterator[str]:
-    """What the held-out images say: overfitting, and the learning rate."""
-    long_runs = recipes.long_runs(scale)
-    if long_runs:
+def _long_training(scale: Scale, results: Results, pictures: dict[str, str]) -> Iterator[str]:
+    rows = []
+    for recipe in recipes.long_runs(scale).values():
+        for line in results.of(recipe.name, "training"):
+            robust = [epoch["val_robust_accuracy"] for epoch in line["history"]]
+            best = max(range(len(robust)), key=robust.__getitem__)
+            drop = robust[-1] - robust[best]
+            rows.append([recipe.title, percent(robust[best]), str(best + 1), percent(robust[-1]), f"{100 * drop:+.1f}"])
+    if rows:
         yield "## Long training, on held-out images"
-        rows = []
-        for recipe in long_runs.values():
-            for line in results.of(recipe.name, "training"):
-                robust = [epoch["val_robust_accuracy"] for epoch in line["history"]]
-                best = max(range(len(robust)), key=robust.__getitem__)
-                drop = robust[-1] - robust[best]
-                rows.append(
-                    [recipe.title, _percent(robust[best]), str(best + 1), _percent(robust[-1]), f"{100 * drop:+.1f}"]
-                )
-        yield from _table(["", "best robust %", "at epoch", "last robust %", "last − best"], rows)
+        yield from table(["", "best robust %", "at epoch", "last robust %", "last − best"], rows)
         yield "PGD-10 (EOT-4 where there is noise). The best of many epochs is a maximum of noisy figures."
-        yield from _picture(pictures, "overfitting", "robust accuracy over a long training")
-    table = recipes.defences(scale)
-    varied = {"at": table["at"], "anis": table["anis"], **recipes.students(scale), **recipes.learning_rates(scale)}
+        yield from picture(pictures, "overfitting", "robust accuracy over a long training")
+
+
+def _settings(scale: Scale, results: Results) -> Iterator[str]:
+    defences = recipes.defences(scale)
+    varied = {
+        "at": defences["at"],
+        "anis": defences["anis"],
+        **recipes.students(scale),
+        **recipes.learning_rates(scale),
+    }
     eps = scale.training.eps
     rows = [
         [
@@ -297,7 +278,7 @@ def _settings(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
             f"{recipe.lr:g}",
             str(len(results.of(name, "held-out"))),
             str(clean),
-            _cell(results.figure(name, "held-out", "pgd", eps, key="robust_accuracy")),
+            cell(results.figure(name, "held-out", "pgd", eps, key="robust_accuracy")),
         ]
         for name, recipe in varied.items()
         if (clean := results.clean(name, "held-out")) is not None
@@ -306,4 +287,4 @@ def _settings(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         yield "## Settings, on held-out images"
         yield ""
         yield f"PGD at ε = {eps:.3g}, {scale.attacks.steps} steps, EOT-{scale.attacks.eot} where there is noise."
-        yield from _table(["", "γ_max", "learning rate", "seeds", "clean %", "robust %"], rows)
+        yield from table(["", "γ_max", "learning rate", "seeds", "clean %", "robust %"], rows)

@@ -61,13 +61,15 @@ class Budget:
 @dataclass(frozen=True)
 class Attacks:
     images: int
-    """Test images of the figures; the question that matters is asked on all of them."""
+    """Test images of the figures."""
+    question_images: int
+    """Test images on which the strongest attack answers the question that matters."""
     eps: tuple[float, ...]
     steps: int
     eot: int
     draws: int
     strongest: tuple[Budget, ...]
-    """Of five attacks on all test images, then of one more at a time on those that are left."""
+    """Of five attacks on all those images, then of one more at a time on those that are left."""
     l2: tuple[float, ...]
     """Of CW and Boundary, whose norm it is."""
     boundary_images: int
@@ -88,6 +90,8 @@ class Studies:
     """Other γ_max of students held against that front."""
     student_eps: tuple[float, ...] = ()
     """Other ε of the tables' student, held against it too."""
+    from_scratch: bool = False
+    """AT, as another point of its front, and the tables' student without the teacher's weights."""
     gammas: tuple[float, ...] = ()
     """γ_max of the ablations; none leaves them out."""
     gamma_seeds: tuple[int, ...] = ()

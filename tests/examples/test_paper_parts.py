@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 
 import stocnoise
 from examples.paper import images, networks, plane, question, recipes, scale, units
@@ -71,6 +74,30 @@ def test_networks_have_the_shapes_of_their_papers():
     assert len(list(stocnoise.stochastic_layers(student))) == 7
     with pytest.raises(ValueError, match="unknown network 'vgg'"):
         networks.network("vgg", 16, 1, 10)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("CIFAR10", 10), ("CIFAR100", 100)])
+def test_cifar_is_read_as_torchvision_keeps_it(name, classes, monkeypatch, tmp_path):
+    asked = []
+
+    def torchvisions(root, *, train, download):
+        """(N, 32, 32, 3) bytes and a list, as torchvision's own; each image is its number, channel by channel."""
+        asked.append((root, train, download))
+        size = 150 if train else 20
+        data = np.zeros((size, 32, 32, 3), np.uint8) + np.arange(size, dtype=np.uint8)[:, None, None, None]
+        data[..., 2] = 255
+        return SimpleNamespace(data=data, targets=[i % classes for i in range(size)])
+
+    monkeypatch.setattr(torchvision.datasets, name, torchvisions)
+    settings = dataclasses.replace(scale.load(name.lower()).data, holdout=30, augment=False)
+    split = images.load(settings, tmp_path)
+    assert asked == [(tmp_path, True, True), (tmp_path, False, True)]
+    assert split.classes == classes and split.channels == 3
+    assert [len(part) for part in (split.train, split.holdout, split.test)] == [120, 30, 20]
+    x, y = split.train.everything()
+    assert x.shape == (120, 3, 32, 32) and (x[:, 2] == 1).all()
+    assert torch.equal((x[:, 0, 5, 7] * 255).round().long(), torch.arange(30, 150))
+    assert torch.equal(y, torch.arange(30, 150) % classes)
 
 
 def test_augmentation_moves_each_image_by_its_own_shift_and_nothing_else():

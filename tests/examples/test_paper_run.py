@@ -104,7 +104,7 @@ def test_the_results_say_what_they_rest_on(finished):
         for line in strongest
     )
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
-    assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1"}
+    assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1", "no-init-0.1"}
     planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]
     assert planes == ["at", "anis", "no-at-0.1"]
 
