@@ -8,6 +8,7 @@ fill in all that lies between the table's entries. 4.2 million take 2.8 ms on on
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 
 import torch
@@ -22,7 +23,6 @@ _ROWS_A_THREAD = 8
 
 _MASK32 = (1 << 32) - 1
 _MASK64 = (1 << 64) - 1
-_GOLDEN = 0x9E3779B1  # odd, near 2³² / φ
 
 _LEVELS = 1 << 16
 # Of a lattice whose points fill the square evenly. The offset keeps the extremes of both coordinates apart: with it
@@ -36,7 +36,8 @@ def fill_normal(out: Tensor, seed: int) -> Tensor:
     if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= _LARGE:
         _fill_rows(flat, seed)
     else:
-        flat.normal_(generator=torch.Generator(device=out.device).manual_seed(_key(seed, 0) >> 1))
+        key = int.from_bytes(_digest(seed, 8), "little") >> 1
+        flat.normal_(generator=torch.Generator(device=out.device).manual_seed(key))
     return out
 
 
@@ -89,53 +90,37 @@ def _table() -> Tensor:
     return torch.complex(means, means[(number * _MULTIPLIER + _OFFSET) % _LEVELS])
 
 
-def _key(seed: int, number: int) -> int:
-    """A 64-bit key for each seed and number, by SplitMix64 (Steele et al., OOPSLA 2014)."""
-    z = (seed + (number + 1) * 0x9E3779B97F4A7C15) & _MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return z ^ (z >> 31)
+def _digest(seed: int, size: int) -> bytes:
+    """So many random bytes for each seed."""
+    return hashlib.shake_128((seed & _MASK64).to_bytes(8, "little")).digest(size)
 
 
 def _keys(seed: int, n: int) -> Tensor:
     """(n, 2) int32: what a row's counters are combined with, and an odd factor."""
-    keys = [_key(seed, number) for number in range(n)]
-    halves = [[_signed(key), _signed(key >> 32 | 1)] for key in keys]
-    return torch.tensor(halves, dtype=torch.int32, device="cpu")
-
-
-def _signed(word: int) -> int:
-    """The int32 with the low 32 bits of `word`."""
-    word &= _MASK32
-    return word - (1 << 32) if word >> 31 else word
+    keys = torch.frombuffer(bytearray(_digest(seed, 8 * n)), dtype=torch.int32).view(n, 2)
+    keys[:, 1].bitwise_or_(1)
+    return keys
 
 
 @functools.cache
 def _counters() -> Tensor:
-    """0, 1, …, _WORDS − 1, already scrambled once: what no key changes is done once for all."""
-    words = (torch.arange(_WORDS, device="cpu") * _GOLDEN & _MASK32).sub_(1 << 31).to(torch.int32)
-    return _xor_shifted(_xor_shifted(words, 16).mul_(_int32(0x7FEB352D)), 15).mul_(_FACTOR)
+    """0, 1, …, _WORDS − 1, scrambled by `lowbias32` of the hash prospector (C. Wellons, 2018): once, for all keys."""
+    words = torch.arange(_WORDS, device="cpu") * 0x9E3779B1 & _MASK32  # odd, near 2³² / φ: no small differences
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        words = (words ^ words >> shift) * factor & _MASK32
+    words ^= words >> 16
+    return words.sub_(1 << 31).to(torch.int32)
 
 
 def _words(n: int, keys: Tensor) -> Tensor:
-    """(rows, n) random int32 under keys (rows, 2). No two of a row are equal: each step is a bijection of 32 bits.
+    """(rows, n) random int32 under keys (rows, 2), both halves of each.
 
-    The shifts and the constants are those of `lowbias32` of the hash prospector (C. Wellons, 2018), the first factor
-    replaced by a row's own.
+    The counters are random already; a row's key only has to make them others. A product's upper half is a good hash of
+    all bits, and the lower half takes the upper one in addition.
     """
     words = torch.bitwise_xor(_counters()[:n], keys[:, :1]).mul_(keys[:, 1:])
-    return _xor_shifted(_xor_shifted(words, 15).mul_(_FACTOR), 16)
+    return words.add_(torch.bitwise_right_shift(words, _HALF))
 
 
-def _xor_shifted(words: Tensor, shift: int) -> Tensor:
-    by, mask = _SHIFTS[shift]
-    return words.bitwise_xor_(torch.bitwise_right_shift(words, by).bitwise_and_(mask))  # the shift is arithmetic
-
-
-def _int32(word: int) -> Tensor:
-    """A constant for elementwise operations: given as a number it would be converted to int32 in each of them."""
-    return torch.tensor(_signed(word), dtype=torch.int32, device="cpu")
-
-
-_FACTOR = _int32(0x846CA68B)
-_SHIFTS = {shift: (_int32(shift), _int32((1 << 32 - shift) - 1)) for shift in (15, 16)}
+# Given as a number it would be converted to int32 each time.
+_HALF = torch.tensor(16, dtype=torch.int32, device="cpu")
