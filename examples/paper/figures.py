@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from examples.paper import question, recipes
 from examples.paper.results import Results
@@ -91,11 +92,13 @@ def _question(results: Results, scale: Scale) -> Figure | None:
         return None
     figure, ((axes,),) = _figure(1, 1, 4.2)
     figure.set_size_inches(7, 4.4)
-    ordered = sorted(line, key=lambda row: row.clean)
-    axes.plot([row.clean for row in ordered], [row.robust for row in ordered], color="black", label="AT at several ε")
+    accuracy, robust = (torch.tensor([[getattr(row, of) for row in line]]) for of in ("clean", "robust"))
+    along = torch.linspace(accuracy.min().item(), accuracy.max().item(), 200)
+    front = question.front(accuracy.expand(200, -1), robust.expand(200, -1), along)
+    axes.plot(along, front, color="black", label="AT's front")
     marks = {question.NO_NOISE: "o", "one draw": "o", "vote": "v", "averaged": "s", "noise off": "x"}
     colours: dict[str, str] = {}
-    for row in [*ordered, *held]:
+    for row in [*line, *held]:
         colour = "black" if row.gap is None else colours.setdefault(row.title, f"C{len(colours)}")
         label = None if row.gap is None else f"{row.title}, {row.predictor}"
         low, high = row.robust_interval
@@ -110,6 +113,7 @@ def _question(results: Results, scale: Scale) -> Figure | None:
             label=label,
         )
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(7))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.set(xlabel="clean accuracy", ylabel=f"robust accuracy at ε = {scale.training.eps:.3g}, strongest attack")
     axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
