@@ -93,7 +93,7 @@ def _question(results: Results, scale: Scale) -> Figure | None:
     figure, ((axes,),) = _figure(1, 1, 4.2)
     figure.set_size_inches(7, 4.4)
     accuracy, robust = (torch.tensor([[getattr(row, of) for row in line]]) for of in ("clean", "robust"))
-    along = torch.linspace(accuracy.min().item(), accuracy.max().item(), 200)
+    along = torch.linspace(min(row.clean for row in [*line, *held]), accuracy.max().item(), 200)
     front = question.front(accuracy.expand(200, -1), robust.expand(200, -1), along)
     axes.plot(along, front, color="black", label="AT's front")
     marks = {question.NO_NOISE: "o", "one draw": "o", "vote": "v", "averaged": "s", "noise off": "x"}
