@@ -103,6 +103,8 @@ def test_the_results_say_what_they_rest_on(finished):
         == line["stages"][-1]["robust_accuracy"]
         for line in strongest
     )
+    silent = {line["recipe"] for line in strongest if not line["settings"]["stochastic"]}
+    assert silent == {"at", "at-0.1", "at-no-init", "trades"}
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
     assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1", "no-init-0.1"}
     planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]
