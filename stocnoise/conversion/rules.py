@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from stocnoise.conversion.changing.sites import Placement
 from stocnoise.conversion.filters import FilterLike, make_filter
-from stocnoise.conversion.plan import Placement
 from stocnoise.errors import ConversionError
 from stocnoise.layers import StochasticActivation
 

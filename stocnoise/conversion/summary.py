@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from stocnoise.controls import stochastic_layers
-from stocnoise.conversion.convert import Conversion
-from stocnoise.conversion.plan import LeftAlone, Site
+from stocnoise.conversion.changing.sites import Conversion, LeftAlone, Site
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.layers import StochasticActivation
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import assert_same_function, layers, names
 from torch import Tensor, nn
 
 import stocnoise
 from stocnoise.conversion import conversion_of
+from tests.conversion_checks import assert_same_function, layers, names
 
 X = torch.randn(2, 4, 6, 6)
 

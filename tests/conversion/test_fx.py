@@ -8,10 +8,10 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import assert_noisy, assert_same_function, layers
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import assert_noisy, assert_same_function, layers
 
 X = torch.randn(2, 4, 6, 6)
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import activation_calls, assert_noisy, assert_same_function, layers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import activation_calls, assert_noisy, assert_same_function, layers
 
 CHANNELS = 3
 X = torch.randn(2, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))

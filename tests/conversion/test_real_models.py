@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 import torch
-from conversion_checks import activation_calls, assert_noisy, assert_same_function, layers, tensors
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import activation_calls, assert_noisy, assert_same_function, layers, tensors
 
 # Library, name, side of the smallest image that runs, calls in eval, further calls in training.
 MODELS = [

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import layers
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import layers
 
 X = torch.randn(2, 4, 6, 6)
 

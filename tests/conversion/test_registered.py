@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import converted, layers, sites
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import converted, layers, sites
 
 X = torch.randn(2, 3, 8, 8)
 

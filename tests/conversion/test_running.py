@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import layers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import stocnoise
+from tests.conversion_checks import layers
 
 X = torch.randn(2, 4, 6, 6)
 

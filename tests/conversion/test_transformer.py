@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import assert_same_function, layers, sites
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import assert_same_function, layers, sites
 
 X = torch.randn(3, 5, 16)
 
@@ -131,7 +131,7 @@ def test_modules_from_a_table(name: str) -> None:
 
 
 def test_a_class_that_computes_by_itself_must_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stocnoise.conversion import catalog
+    from stocnoise.conversion.finding import catalog
 
     with pytest.raises(stocnoise.NothingConvertedError, match="tanh"):
         stocnoise.convert(MLP("new"), X)

@@ -1,18 +1,17 @@
-"""What a method called when it ran, as a tree; what several runs show together; and the edits that follow."""
+"""What a method called when it ran, as a tree; and what several runs show together."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from stocnoise.conversion.probe import Call
-from stocnoise.conversion.rewrite import Edit
-from stocnoise.conversion.source import Position
-from stocnoise.conversion.trace import Link, Method, Reach
+from stocnoise.conversion.finding.probe import Call
+from stocnoise.conversion.finding.source import Position
+from stocnoise.conversion.finding.trace import Link, Method, Reach
 from stocnoise.errors import UnsupportedActivationError
 
 
@@ -94,50 +93,3 @@ def walk(node: Node) -> Iterable[Node]:
         for child in children:
             if isinstance(child, Node):
                 yield from walk(child)
-
-
-def method_names(nodes: list[Node]) -> dict[int, str]:
-    """What the methods are called in the subclass: the first keeps its name, but not if it is called by its class."""
-    names: dict[int, str] = {}
-    taken: set[str] = set()
-    for node in nodes:
-        name, number = node.method.name, 0
-        while name in taken or (node.reach == "unbound" and not number):
-            number += 1
-            name = f"{node.method.name}__{number}"
-        taken.add(name)
-        names[id(node)] = name
-    return names
-
-
-def edits(node: Node, attributes: dict[int, str], names: dict[int, str], wrapped: set[int]) -> Iterable[Edit]:
-    for position, children in node.children.items():
-        hoist = len(node.scopes[position]) > 1
-        first = children[0]
-        if len({type(child) for child in children}) > 1:
-            raise UnsupportedActivationError(
-                f"{node.method}, line {position.line}: one call reaches an activation at one time and a method with "
-                "activations at another: write two calls, or exclude them"
-            )
-        if isinstance(first, Node):
-            targets = tuple(names[id(child)] for child in children)
-            if any(target != first.method.name for target in targets):
-                how: Literal["rename", "bind"] = "bind" if first.reach == "unbound" else "rename"
-                yield Edit(position, how, targets, hoist=hoist, called=first.method.name, seen=first.reach != "unseen")
-        else:
-            call = first.calls[0]
-            targets = tuple(attributes[id(child)] for child in children)
-            yield Edit(position, "wrap" if id(first) in wrapped else "replace", targets, call.method, hoist)
-
-
-def is_wrapped(leaves: Iterable[Leaf]) -> bool:
-    """Whether the call that `leaves` come from stays, and its input passes through a layer that only adds noise.
-
-    So where the fused operation does not know the activation, and where one site has one in train and another in eval.
-    """
-    for leaf in leaves:
-        if len({(call.name, call.activation) for call in leaf.calls}) > 1:
-            return True
-        if any(call.activation is None or (call.trace is not None and call.trace.helper) for call in leaf.calls):
-            return True
-    return False

@@ -1,4 +1,4 @@
-"""A subclass whose methods are the original ones with some of their calls going elsewhere.
+"""A method with some of its calls going elsewhere.
 
 The rewritten source is kept where tracebacks, `inspect.getsource` and the debugger look for it.
 """
@@ -9,156 +9,19 @@ import __future__
 import ast
 import copy
 import linecache
-import pickle
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import CellType, CodeType, FunctionType
-from typing import Any, Literal
+from typing import Any
 
-from torch import nn
-from torch.fx import GraphModule
-
-from stocnoise.conversion.source import Position, SourceUnavailableError, definition, end_of
-from stocnoise.conversion.trace import Method, nested_codes
-from stocnoise.errors import ConversionError, UnsupportedActivationError
+from stocnoise.conversion.changing.edits import Edit, MethodEdit
+from stocnoise.conversion.finding.source import definition, end_of
+from stocnoise.conversion.finding.trace import Method, nested_codes
+from stocnoise.errors import UnsupportedActivationError
 
 
-@dataclass(frozen=True)
-class Edit:
-    """What becomes of one call expression. It stands for as many calls as there are targets, in this order.
-
-    `how`: "replace" calls the target with the input instead; "wrap" passes the input through the target first; "rename"
-    calls the target, a method of self in place of the one that is `called`, with the same arguments; "bind" does so
-    without the first of them, which is self. `method` says that the input is what stands before the dot, `seen` that
-    the expression before the arguments is the method that is called. `hoist` counts the calls through the whole method
-    rather than through the function inside it.
-    """
-
-    position: Position
-    how: Literal["replace", "wrap", "rename", "bind"]
-    targets: tuple[str, ...]
-    method: bool = False
-    hoist: bool = False
-    called: str = ""
-    seen: bool = True
-
-
-@dataclass(frozen=True)
-class MethodEdit:
-    """The edits of one method; `name` is what the result is called in the subclass."""
-
-    method: Method
-    name: str
-    edits: tuple[Edit, ...]
-    digest: int
-
-
-@dataclass(frozen=True)
-class Rewritten:
-    """What a subclass was made from."""
-
-    cls: type[nn.Module]
-    methods: tuple[MethodEdit, ...] = ()
-    entry: str = ""
-    """The layer that the input of the whole module passes through."""
-
-    def layers(self) -> Iterator[str]:
-        """The attributes of an instance that hold its stochastic layers."""
-        if self.entry:
-            yield self.entry
-        for method in self.methods:
-            for edit in method.edits:
-                if edit.how in ("replace", "wrap"):
-                    yield from edit.targets
-
-
-_subclasses: dict[Rewritten, type[nn.Module]] = {}
-
-
-def digest(method: Method) -> int:
-    """Tells whether the source of `method` has changed since."""
-    return zlib.crc32(ast.unparse(definition(method.function().__code__)).encode())
-
-
-def rewritten_from(module: nn.Module) -> Rewritten | None:
-    """What the class of `module` was made from, if it was made here."""
-    return vars(type(module)).get("_stocnoise_rewritten")
-
-
-def subclass(wanted: Rewritten) -> type[nn.Module]:
-    """The subclass of `wanted.cls` with its methods rewritten; equal arguments give the same class.
-
-    A method that the class inherits goes into a class between it and the one that defines it, where `super()` finds it.
-    """
-    if (known := _subclasses.get(wanted)) is not None:
-        return known
-    cls, methods = wanted.cls, wanted.methods
-    own: dict[str, Any] = {"forward": _entered(cls, wanted.entry)} if wanted.entry else {}
-    inherited: dict[type[nn.Module], dict[str, Any]] = {}
-    for edit in methods:
-        base = edit.method.cls
-        namespace = own if base is cls or edit.name != edit.method.name else inherited.setdefault(base, {})
-        namespace[edit.name] = _rewrite(edit)
-    between = [_derive(base, (base,), inherited[base]) for base in cls.__mro__ if base in inherited]
-    own["_stocnoise_rewritten"] = wanted
-    own["_stocnoise_exhausted"] = _exhausted
-    own["__reduce_ex__"] = _reduce
-    if hasattr(cls, "__deepcopy__"):  # such as GraphModule's, which would build the class anew from the graph
-        own["__deepcopy__"] = _deepcopy
-    return _subclasses.setdefault(wanted, _derive(cls, (cls, *between), own))
-
-
-def _derive(cls: type, bases: tuple[type, ...], namespace: dict[str, Any]) -> type[nn.Module]:
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls)(cls.__name__, bases, {**names, **namespace})
-
-
-def _entered(cls: type[nn.Module], layer: str) -> Callable[..., Any]:
-    """The `forward` of `cls`, its input passed through a layer."""
-
-    def forward(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return cls.forward(self, getattr(self, layer)(x), *args, **kwargs)
-
-    return forward
-
-
-def _exhausted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    raise ConversionError(
-        f"{type(self).__name__} called an activation more often than when it was converted: "
-        "pass convert an example_input with which every call is made"
-    )
-
-
-def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    made = rewritten_from(self)
-    assert made is not None
-    if isinstance(self, GraphModule):
-        raise pickle.PicklingError(
-            "a student of a torch.fx.GraphModule cannot be pickled: save its state_dict, "
-            "or pickle stocnoise.revert(student)"
-        )
-    return _restore, (made,), self.__getstate__()
-
-
-def _restore(made: Rewritten) -> nn.Module:
-    for edit in made.methods:
-        if digest(edit.method) != edit.digest:
-            raise ConversionError(
-                f"{edit.method} has changed since this student was pickled: convert the model anew "
-                "and load the weights with load_state_dict or stocnoise.load"
-            )
-    return object.__new__(subclass(made))
-
-
-def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    duplicate = object.__new__(type(self))
-    memo[id(self)] = duplicate
-    vars(duplicate).update(copy.deepcopy(vars(self), memo))
-    return duplicate
-
-
-def _rewrite(edit: MethodEdit) -> Any:
+def rewrite(edit: MethodEdit) -> Any:
+    """What stands under the name of the method in its class, with the edits made, in the same decorators."""
     attribute = vars(edit.method.cls)[edit.method.name]
     original = edit.method.function()
     return _rewrap(attribute, original, _compile(edit, original), edit.method)
@@ -330,6 +193,3 @@ class _Rewriter(ast.NodeTransformer):
             f"the call `{ast.unparse(node)}` in {self._method} cannot be rewritten: "
             "call the activation with its input as the first argument, or exclude it"
         )
-
-
-__all__ = ["Edit", "MethodEdit", "Rewritten", "SourceUnavailableError", "digest", "rewritten_from", "subclass"]

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import activation_calls, converted, layers, sites
 from torch import Tensor, nn
 
-import stocnoise
 from stocnoise.conversion import conversion_of
+from tests.conversion_checks import activation_calls, converted, layers, sites
 
 X = torch.randn(2, 4, 6, 6)
 
@@ -144,58 +143,6 @@ class NotOfTheData(Calls):
         return y + F.relu(y[y > 0]).sum()
 
 
-class PlainList(Calls):
-    """One call in the source reaches a convolution and an activation in turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        act = nn.ReLU()
-        self.steps = [self.conv, act, nn.Conv2d(5, 5, 1), act]
-        self.act, self.last = act, self.steps[2]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
-            x = step(x)
-        return x
-
-
-class OtherFunction(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        for f in (F.relu, torch.exp):
-            x = f(x)
-        return x
-
-
-class HelperOrFunction(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        for f in (self._step, F.relu):
-            x = f(x)
-        return x
-
-    def _step(self, x: Tensor) -> Tensor:
-        return F.silu(self.conv(x))
-
-
-class PropertyTwice(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        self.x = x
-        return self.hidden + self.hidden
-
-    @property
-    def hidden(self) -> Tensor:
-        return F.relu(self.conv(self.x))
-
-
-class NoDef(Calls):
-    forward = lambda self, x: F.relu(self.conv(x))  # noqa: E731
-
-
-class StarredInput(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        arguments = (self.conv(x),)
-        return F.relu(*arguments)
-
-
 class FromList(Calls):
     """One call in the source, of one function after the other."""
 
@@ -203,29 +150,14 @@ class FromList(Calls):
         return functools.reduce(lambda value, f: f(value), [F.relu, F.silu], self.conv(x))
 
 
-class Mapped(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(list(map(F.relu, [x, self.conv(x)])), 1)
-
-
 def thin(x: Tensor) -> Tensor:
     """Only applies the activation to its argument."""
     return F.silu(x, inplace=False)
 
 
-def fancy(x: Tensor) -> Tensor:
-    y = F.relu(x)
-    return y * y
-
-
 class Thin(Calls):
     def forward(self, x: Tensor) -> Tensor:
         return thin(self.conv(x))
-
-
-class Fancy(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        return fancy(self.conv(x))
 
 
 @pytest.mark.parametrize(
@@ -284,28 +216,6 @@ def test_a_function_held_as_an_attribute(act: Callable[[Tensor], Tensor]) -> Non
     assert student.act is act or callable(student.act)
 
 
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        (Fancy, "fancy"),
-        (Mapped, "Mapped.forward"),
-        (StarredInput, "F.relu(*arguments)"),
-        (PlainList, "other functions"),
-        (OtherFunction, "other functions"),
-        (HelperOrFunction, "HelperOrFunction.forward, line"),
-        (PropertyTwice, "reaches hidden without calling it"),
-        (NoDef, "no `def`"),
-    ],
-)
-def test_a_call_that_cannot_be_rewritten_is_refused_with_its_place(model: type[nn.Module], says: str) -> None:
-    teacher = model()
-    with pytest.raises(stocnoise.UnsupportedActivationError) as caught:
-        stocnoise.convert(teacher, X)
-    assert says in str(caught.value)
-    assert "exclude" in str(caught.value)
-    assert type(teacher) is model
-
-
 def test_a_module_and_a_function_of_one_name_are_told_apart() -> None:
     assert [(s.name, s.kind, s.index) for s in sites(SameName(), X)] == [
         ("relu", "module", 0),
@@ -322,14 +232,6 @@ def test_what_is_no_activation_of_the_data_is_left_alone_and_listed() -> None:
         ("softplus", "its input has no batch or no channels"),
         ("relu", "its input has no batch or no channels"),
     ]
-
-
-def test_a_refused_call_can_be_excluded() -> None:
-    with pytest.raises(stocnoise.NothingConvertedError, match="excluded"):
-        stocnoise.convert(Fancy(), X, exclude="relu")
-    both = nn.Sequential(Fancy(), nn.ReLU())
-    student = stocnoise.convert(both, X, exclude="0.*")
-    assert list(layers(student)) == ["1"]
 
 
 class ManyKinds(Calls):

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import converted, layers, tensors
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import stocnoise
-from stocnoise.conversion.shapes import result, shorten
+from stocnoise.conversion.finding.shapes import result, shorten
+from tests.conversion_checks import converted, layers, tensors
 
 
 @pytest.mark.parametrize(

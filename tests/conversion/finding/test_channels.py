@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import converted, sites
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import converted, sites
 
 
 class Permuted(nn.Module):

@@ -1,4 +1,4 @@
-"""Running a model without its memory, in train and in eval mode, and proving afterwards that nothing was missed."""
+"""Running a model without its memory, in train and in eval mode."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stocnoise.conversion.example import Example
-from stocnoise.conversion.plan import Plan, name_of, paths_of
-from stocnoise.conversion.probe import Record, observe, observe_layers
-from stocnoise.conversion.shapes import shorten
-from stocnoise.conversion.skeleton import fake_mode_for, own_hooks, skeleton
-from stocnoise.conversion.views import Views
-from stocnoise.errors import ExampleInputError, UnsupportedActivationError
+from stocnoise.conversion.finding.places import Views, paths_of
+from stocnoise.conversion.finding.probe import Record, observe, observe_layers
+from stocnoise.conversion.finding.shapes import shorten
+from stocnoise.conversion.finding.skeleton import fake_mode_for, own_hooks, skeleton
+from stocnoise.errors import ExampleInputError
 from stocnoise.layers import StochasticActivation
 
 
@@ -94,49 +93,3 @@ def _did_not_run(example: Example, error: Exception) -> ExampleInputError:
     return ExampleInputError(
         f"the model did not run on the example input ({type(error).__name__}: {first[0]}); {example.advice()}"
     )
-
-
-def audit(student: nn.Module, example: Example, plan: Plan) -> None:
-    """Prove that no activation is called outside a stochastic layer, in train or eval mode, and that every layer runs
-    as often as its site was seen to.
-
-    Raises:
-        UnsupportedActivationError: naming what is missed.
-    """
-    try:
-        found = survey(student, example)
-    except ExampleInputError as error:
-        raise UnsupportedActivationError(
-            f"with its activations replaced the model does not run any more ({error.__cause__}); {_SEVERAL}"
-        ) from error
-    paths = paths_of(found.views.model)
-    spared = {item.name for item in plan.left}
-    missed = {
-        name_of(call, paths)
-        for record in (found.train, found.eval)
-        for call in record.calls
-        if not call.noisy and name_of(call, paths) not in spared
-    }
-    if missed:
-        raise UnsupportedActivationError(
-            "these activations are still called without noise; exclude them, or report this: "
-            + ", ".join(sorted(missed))
-        )
-    ran = {
-        "train": Counter(paths[layer] for layer in found.train.ran),
-        "eval": Counter(paths[layer] for layer in found.eval.ran),
-        "eval, by a fast path of torch": found.unwatched,
-    }
-    for mode, counts in ran.items():
-        expected = {p.path: p.calls[mode.startswith("eval")] for p in plan.placements}
-        wrong = [path for path, times in expected.items() if counts[path] != times]
-        if wrong:
-            raise UnsupportedActivationError(
-                f"in {mode} mode these activations are not called as often as before: {', '.join(wrong)}; {_SEVERAL}"
-            )
-
-
-_SEVERAL = (
-    "one call in the code may reach activations at one time and other functions at another: write calls of their own "
-    "for the activations, or exclude them"
-)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conversion_checks import converted, layers, names, sites
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import converted, layers, names, sites
 
 X = torch.randn(2, 4, 6, 6)
 

@@ -15,11 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from stocnoise.activations import Activation
-from stocnoise.conversion import channels, shapes
-from stocnoise.conversion.catalog import ACTIVATIONS, GATES, Reader, is_opaque_activation
-from stocnoise.conversion.rewrite import rewritten_from
-from stocnoise.conversion.trace import Trace, Tracer
-from stocnoise.conversion.views import is_plain_leaf
+from stocnoise.conversion.finding import channels, shapes
+from stocnoise.conversion.finding.catalog import ACTIVATIONS, GATES, Reader, is_opaque_activation
+from stocnoise.conversion.finding.places import is_plain_leaf, join
+from stocnoise.conversion.finding.trace import Trace, Tracer
 from stocnoise.layers import StochasticActivation
 
 
@@ -43,6 +42,13 @@ class Call:
     """The activation wrote into its input, and the input was used afterwards."""
     noisy: bool = False
     """The input comes straight from a stochastic layer."""
+
+
+def name_of(call: Call, paths: Mapping[nn.Module, str]) -> str:
+    """The name of the site that `call` belongs to."""
+    if call.module is not None:
+        return paths[call.module]
+    return join(paths[call.trace.owner], call.name) if call.trace else call.name
 
 
 @dataclass
@@ -160,8 +166,8 @@ class _Recorder(TorchFunctionMode):
             leaf.call.module, leaf.call.trace = module, self._tracer.trace(sys._getframe(1))
 
     def _enter_closed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        known = isinstance(module, StochasticActivation) or rewritten_from(module) is not None
-        if not self._closed and not known and args and _why_not(args[0]) is None:
+        ours = isinstance(module, StochasticActivation)
+        if not self._closed and not ours and args and _why_not(args[0]) is None:
             call = self._record(type(module).__name__, None, args[0])
             call.module, call.trace = module, self._tracer.trace(sys._getframe(1))
         self._closed += 1

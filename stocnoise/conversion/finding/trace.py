@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from stocnoise.conversion.source import Position, SourceUnavailableError, call_at, is_thin
+from stocnoise.conversion.finding.source import Position, SourceUnavailableError, call_at, is_thin
 
 # Modules whose functions stand between a model's code and the activation, and are not places of their own.
 _GLUE = {"torch.nn.modules.module", "torch.nn.functional", "torch.overrides", "torch._jit_internal", "torch._ops"}
@@ -166,7 +166,7 @@ def _find_method(cls: type, code: CodeType) -> Method | None:
 
 def _is_glue(frame: FrameType) -> bool:
     name = frame.f_globals.get("__name__", "")
-    return name in _GLUE or name.startswith(f"{__package__}.")
+    return name in _GLUE or name.startswith("stocnoise.conversion.")
 
 
 def _outward(frame: FrameType | None) -> Iterator[FrameType]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conversion_checks import activation_calls, converted, layers, names
 from torch import Tensor, nn
 
 import stocnoise
+from tests.conversion_checks import activation_calls, converted, layers, names
 
 X = torch.randn(2, 4, 6, 6)
 

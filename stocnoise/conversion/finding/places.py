@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from torch import nn
 
-_ORIGINAL = "_stocnoise_view_of"
-
 
 def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
     """Each place that holds a submodule: (path, parent, name, child).
@@ -29,11 +27,20 @@ def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, 
         entered.add(id(parent))
         for name, child in list(parent._modules.items()):
             if child is not None:
-                path = f"{prefix}.{name}" if prefix else name
+                path = join(prefix, name)
                 yield path, parent, name, child
                 yield from walk(child, path)
 
     yield from walk(model, prefix)
+
+
+def paths_of(model: nn.Module) -> dict[nn.Module, str]:
+    """The first path of each module."""
+    return {module: path for path, module in model.named_modules()}
+
+
+def join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def is_plain_leaf(module: nn.Module) -> bool:
@@ -45,24 +52,6 @@ def view(module: nn.Module) -> nn.Module:
     made = object.__new__(type(module))
     vars(made).update(vars(module), _modules=dict(module._modules))
     return made
-
-
-def put_views(model: nn.Module, paths: Iterable[str]) -> None:
-    """Put a view of the module at each of `paths` in its place. Outer paths come before inner ones."""
-    for path in paths:
-        parent, _, name = path.rpartition(".")
-        held = model.get_submodule(parent)._modules
-        original = held[name]
-        assert original is not None
-        held[name] = made = view(original)
-        vars(made)[_ORIGINAL] = (original,)  # in a tuple: not a submodule
-
-
-def remove_views(model: nn.Module) -> None:
-    """The modules themselves back into every place where a view of them stands."""
-    for _, parent, name, child in slots(model):
-        if (held := vars(child).get(_ORIGINAL)) is not None:
-            parent._modules[name] = held[0]
 
 
 class Views:

@@ -2,97 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from stocnoise.activations import Activation
-from stocnoise.conversion.catalog import ACTIVATIONS
+from stocnoise.conversion.changing.edits import MethodEdit, digest, edits, is_wrapped, method_names
+from stocnoise.conversion.changing.obstacles import obstacle
+from stocnoise.conversion.changing.sites import Kind, LeftAlone, Placement, Plan, Site
 from stocnoise.conversion.filters import Filter
-from stocnoise.conversion.invocation import (
-    Leaf,
-    Node,
-    edits,
-    grouped,
-    grow,
-    invocation,
-    is_wrapped,
-    merge,
-    method_names,
-    walk,
-)
-from stocnoise.conversion.probe import Call, Record
-from stocnoise.conversion.rewrite import MethodEdit, digest
-from stocnoise.conversion.source import SourceUnavailableError
-from stocnoise.conversion.trace import UNKNOWN, Method
-from stocnoise.conversion.views import Views, is_plain_leaf
+from stocnoise.conversion.finding.invocation import Leaf, Node, grouped, grow, invocation, merge, walk
+from stocnoise.conversion.finding.places import Views, is_plain_leaf, join, paths_of
+from stocnoise.conversion.finding.probe import Call, Record, name_of
+from stocnoise.conversion.finding.trace import Method
 from stocnoise.errors import UnsupportedActivationError
-
-Kind = Literal["module", "shared", "functional"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place where a model applies an activation.
-
-    `name`: the path of the activation module; for a functional call the path of the module whose method makes it, and
-    the function's name. `kind`: "module", called once, and replaced under its own name, or entered through a layer if
-    it is a registered activation with weights; "shared", one of several calls of one module; "functional", a call of a
-    function. `activation`: its name. `channels`: C, the length of σ. `channel_dim`: where C is in the input's shape.
-    `index`: counts the sites that share a name, in the order of calls.
-    """
-
-    name: str
-    kind: Kind
-    activation: str
-    channels: int
-    channel_dim: int
-    index: int
-
-
-@dataclass(frozen=True)
-class LeftAlone:
-    """Something that looks like an activation and keeps as it was, with the reason."""
-
-    name: str
-    activation: str
-    reason: str
-
-
-@dataclass
-class Placement:
-    """A stochastic layer to be made, and where it goes."""
-
-    site: Site
-    path: str
-    activation: Activation | None
-    """None: noise alone, before the function or module that stays."""
-    inplace: bool
-    device: torch.device
-    like: str
-    """The path of the module that it takes its mode from, and its hooks if that is the activation."""
-    calls: tuple[int, int]
-    """How often it is called in a run in train mode and in eval mode."""
-
-
-@dataclass
-class Plan:
-    """Everything that a conversion will do."""
-
-    placements: list[Placement] = field(default_factory=list)
-    methods: dict[str, tuple[MethodEdit, ...]] = field(default_factory=dict)
-    """The edits of each owner, by its path."""
-    entries: dict[str, str] = field(default_factory=dict)
-    """The attribute of each module that is entered through a layer, by the module's path."""
-    views: list[str] = field(default_factory=list)
-    """Where a view must stand in place of a module that stands elsewhere too."""
-    left: list[LeftAlone] = field(default_factory=list)
 
 
 def make_plan(views: Views, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
@@ -165,7 +90,7 @@ class _Planner:
         place = path
         if not is_plain_leaf(module):  # its weights must keep their names
             self.result.entries[path] = _free("noise", _taken(module))
-            place = _join(path, self.result.entries[path])
+            place = join(path, self.result.entries[path])
         self._place(calls, "module", path, self._count(path), place, path, wrapped=len(by_mode) > 1)
 
     # Shared modules and functional calls: their owner's methods are rewritten.
@@ -184,7 +109,7 @@ class _Planner:
             self._edit(owner, [node for _, node in nodes])
 
     def _rewritable(self, call: Call) -> bool:
-        reason = _obstacle(call)
+        reason = obstacle(call)
         if reason is not None:
             self.refused.append(f"{name_of(call, self.paths)}: {reason}")
         return reason is None
@@ -214,7 +139,7 @@ class _Planner:
             attributes[id(leaf)] = attribute
             kind: Kind = "functional" if call.module is None else "shared"
             like = path if call.module is None else self.paths[call.module]
-            self._place(leaf.calls, kind, name, index, _join(path, attribute), like, id(leaf) in wrapped)
+            self._place(leaf.calls, kind, name, index, join(path, attribute), like, id(leaf) in wrapped)
         self.result.methods[path] = tuple(
             MethodEdit(method, names[id(node)], tuple(edits(node, attributes, names, wrapped)), digest(method))
             for node in nodes
@@ -279,49 +204,6 @@ class _Planner:
             self.result.left.append(left)
 
 
-def paths_of(model: nn.Module) -> dict[nn.Module, str]:
-    """The first path of each module."""
-    return {module: path for path, module in model.named_modules()}
-
-
-def name_of(call: Call, paths: dict[nn.Module, str]) -> str:
-    """The name of the site that `call` belongs to."""
-    if call.module is not None:
-        return paths[call.module]
-    return _join(paths[call.trace.owner], call.name) if call.trace else call.name
-
-
-def _obstacle(call: Call) -> str | None:
-    """Why a call cannot be rewritten, if so."""
-    if call.trace is None:
-        return f"{call.name} is called by no method of a module"
-    last = call.trace.links[-1].method
-    if call.trace.helper is not None and not call.trace.thin:
-        return f"{call.name} is called in the function {call.trace.helper}, not in a method of the module ({last})"
-    if call.trace.helper is None and not _calls_activation(call):
-        return f"{last} hands {call.name} to another function instead of calling it"
-    try:
-        for link in call.trace.links:
-            digest(link.method)
-    except SourceUnavailableError as error:
-        return str(error)
-    return None
-
-
-def _calls_activation(call: Call) -> bool:
-    """Whether the expression at the call's place calls the activation itself, as far as can be told."""
-    assert call.trace is not None
-    callee = call.trace.callee
-    while isinstance(callee, functools.partial):
-        callee = callee.func
-    if callee is UNKNOWN or callee is call.module or isinstance(getattr(callee, "__self__", None), Tensor):
-        return True
-    try:
-        return callee in ACTIVATIONS
-    except TypeError:
-        return False
-
-
 def _taken(module: nn.Module) -> set[str]:
     """The names of all attributes of `module`."""
     held = (vars(module), dir(type(module)), module._modules, module._parameters, module._buffers)
@@ -332,7 +214,3 @@ def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

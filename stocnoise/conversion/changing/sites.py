@@ -1,0 +1,101 @@
+"""What a conversion will do, and what it did: the sites, the layers that go there, and what is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from stocnoise.activations import Activation
+from stocnoise.conversion.changing.edits import MethodEdit
+from stocnoise.conversion.example import Example
+from stocnoise.conversion.refuse import unwrap_compiled
+from stocnoise.layers import StochasticActivation
+
+Kind = Literal["module", "shared", "functional"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a model applies an activation.
+
+    `name`: the path of the activation module; for a functional call the path of the module whose method makes it, and
+    the function's name. `kind`: "module", called once, and replaced under its own name, or entered through a layer if
+    it is a registered activation with weights; "shared", one of several calls of one module; "functional", a call of a
+    function. `activation`: its name. `channels`: C, the length of σ. `channel_dim`: where C is in the input's shape.
+    `index`: counts the sites that share a name, in the order of calls.
+    """
+
+    name: str
+    kind: Kind
+    activation: str
+    channels: int
+    channel_dim: int
+    index: int
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """Something that looks like an activation and keeps as it was, with the reason."""
+
+    name: str
+    activation: str
+    reason: str
+
+
+@dataclass
+class Placement:
+    """A stochastic layer to be made, and where it goes."""
+
+    site: Site
+    path: str
+    activation: Activation | None
+    """None: noise alone, before the function or module that stays."""
+    inplace: bool
+    device: torch.device
+    like: str
+    """The path of the module that it takes its mode from, and its hooks if that is the activation."""
+    calls: tuple[int, int]
+    """How often it is called in a run in train mode and in eval mode."""
+
+
+@dataclass
+class Plan:
+    """Everything that a conversion will do."""
+
+    placements: list[Placement] = field(default_factory=list)
+    methods: dict[str, tuple[MethodEdit, ...]] = field(default_factory=dict)
+    """The edits of each owner, by its path."""
+    entries: dict[str, str] = field(default_factory=dict)
+    """The attribute of each module that is entered through a layer, by the module's path."""
+    views: list[str] = field(default_factory=list)
+    """Where a view must stand in place of a module that stands elsewhere too."""
+    left: list[LeftAlone] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was done to a model; a student keeps it for `summary`, `save` and `revert`."""
+
+    layers: tuple[tuple[str, Site], ...]
+    """The path of each stochastic layer, and its site."""
+    left: tuple[LeftAlone, ...]
+    layer: str
+    """The class of the layers that stand at ReLU sites."""
+    example: Any
+    """The example input as JSON (`Example.describe`)."""
+
+    @staticmethod
+    def of(plan: Plan, layer: type[StochasticActivation], example: Example) -> Conversion:
+        layers = tuple((placement.path, placement.site) for placement in plan.placements)
+        return Conversion(layers, tuple(plan.left), layer.__name__, example.describe())
+
+
+def conversion_of(model: nn.Module) -> Conversion:
+    """What `convert` noted on a student; ValueError for any other model."""
+    found = getattr(unwrap_compiled(model), "_stocnoise_conversion", None)
+    if found is None:
+        raise ValueError("this model is not a student made by stocnoise.convert")
+    return found
