@@ -53,3 +53,7 @@ class NonFiniteError(StocnoiseError, ArithmeticError):
 
 class UncalibratedWarning(UserWarning):
     """A student that has seen no batch (sigma = 0) is used in eval mode: it is still deterministic."""
+
+
+class NormalizationWarning(UserWarning):
+    """A model made for normalised images is given pixels in [0, 1] as they are."""

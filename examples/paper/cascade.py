@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stocnoise.evaluation.scoring import Score, ratio, worst_case
+from stocnoise.evaluation.rates import ratio, worst_case
+from stocnoise.evaluation.scoring import Score
 
 
 class Cascade:

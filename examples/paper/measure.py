@@ -16,7 +16,7 @@ from examples.paper.cascade import Cascade
 from examples.paper.images import Batch, Split, batches
 from examples.paper.scale import Budget, Scale
 from stocnoise.attacks import losses
-from stocnoise.evaluation.report import WORST
+from stocnoise.evaluation.measured import WORST
 
 BATCH = 250
 

@@ -6,8 +6,8 @@ from stocnoise.attacks.base import Attack, BallAttack, MinimumNormAttack, oversh
 from stocnoise.attacks.baselines import RandomNoise, Transfer
 from stocnoise.attacks.cw import CW
 from stocnoise.attacks.decision import Boundary, HopSkipJump
-from stocnoise.attacks.normalize import Normalized, normalized
 from stocnoise.attacks.pgd import BIM, MIM, PGD
+from stocnoise.normalization import Normalized, normalized
 
 __all__ = [
     "APGD",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
-from stocnoise.attacks.base import Ascent, BallAttack, Target
-from stocnoise.attacks.losses import Loss, cross_entropy
+from stocnoise.attacks.base import BallAttack
+from stocnoise.attacks.losses import loss_for
+from stocnoise.attacks.target import Ascent, Loss, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,19 @@ class APGD(BallAttack):
     Args:
         steps: gradients per restart.
         restarts: independent random starts; the best point of all wins.
-        loss: to be maximised, see `stocnoise.attacks.losses`: `cross_entropy`, `dlr`, `margin`.
+        loss: to be maximised; None: the task's own. See `stocnoise.attacks.losses`: `cross_entropy`, `dlr`, `margin`.
         rho: ρ.
-        eps, norm, eot, batch_norm: see `BallAttack`.
+        eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Croce & Hein, ICML 2020, algorithm 1.
     """
 
     steps: int = 100
     restarts: int = 1
-    loss: Loss = cross_entropy
+    loss: Loss | None = None
     rho: float = 0.75
+
+    can_be_targeted: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +52,7 @@ class APGD(BallAttack):
             raise ValueError(f"rho must lie in (0, 1), not {self.rho}")
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        ball = Ball(x, self.eps, self.norm)
+        ball = self.ball(x)
         best = self._climb(target, ball, y, generator)
         for _ in range(1, self.restarts):
             best = best.or_better(self._climb(target, ball, y, generator))
@@ -57,9 +60,10 @@ class APGD(BallAttack):
 
     def _climb(self, target: Target, ball: Ball, y: Tensor, generator: torch.Generator | None) -> _Visit:
         """The best point of one run."""
+        loss = loss_for(target.task, self.loss)
         point = before = ball.random(generator)
-        here = best = _Visit.of(point, target.ascent(point, y, self.loss))
-        size = torch.full_like(here.loss, 2 * self.eps)
+        here = best = _Visit.of(point, target.ascent(point, y, loss))
+        size = torch.full_like(here.loss, 2 * ball.radius)
         rises, halved = torch.zeros_like(size), torch.ones_like(size, dtype=torch.bool)
         highest = highest_before = here.loss
         checkpoints, last_checkpoint = _checkpoints(self.steps), 0
@@ -68,7 +72,7 @@ class APGD(BallAttack):
             if step > 1:
                 ahead = ball.project(here.point + 0.75 * (ahead - here.point) + 0.25 * (here.point - before))
             before, loss_before = here.point, here.loss
-            here = _Visit.of(ahead, target.ascent(ahead, y, self.loss))
+            here = _Visit.of(ahead, target.ascent(ahead, y, loss))
             rises += here.loss > loss_before
             best = best.or_better(here)
             highest = torch.maximum(highest, here.loss)
@@ -91,7 +95,7 @@ class _Visit(NamedTuple):
 
     @classmethod
     def of(cls, point: Tensor, ascent: Ascent) -> _Visit:
-        return cls(point, ascent.gradient, ascent.loss, ascent.wrong > 0.5)
+        return cls(point, ascent.gradient, ascent.loss, ascent.fooled > 0.5)
 
     def where(self, rows: Tensor, other: _Visit) -> _Visit:
         """This visit's rows where `rows`, else the other's."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stocnoise.attacks.ball import norms, per_row
-from stocnoise.attacks.base import BallAttack, Target
+from stocnoise.attacks.ball import clipped, norms, per_row
+from stocnoise.attacks.base import BallAttack
 from stocnoise.attacks.pgd import PGD
+from stocnoise.attacks.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,10 @@ class RandomNoise(BallAttack):
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        noise = noise.sign() if self.norm == "inf" else noise / per_row(norms(noise, "l2"), noise)
-        return (x + self.eps * noise).clamp_(0, 1)
+        if self.mask is not None:
+            noise = noise * self.mask.to(noise)
+        noise = noise.sign() if self.norm == "inf" else noise / per_row(norms(noise, "l2").clamp_min(1e-12), noise)
+        return clipped(x + self.ball(x).eps * noise, self.bounds)
 
 
 _PGD = PGD(steps=20)
@@ -32,7 +35,7 @@ class Transfer(BallAttack):
 
     Args:
         source: the model to attack.
-        attack: how; its ε and norm are replaced by this attack's own.
+        attack: how; its ε and norm are replaced by this attack's own, and what it leaves unsaid is taken from it.
         eps, norm: see `BallAttack`.
     """
 
@@ -40,5 +43,7 @@ class Transfer(BallAttack):
     attack: BallAttack = _PGD
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        attack = dataclasses.replace(self.attack, eps=self.eps, norm=self.norm)
-        return attack(self.source, x.to(target.dtype), y, generator=generator).to(x.dtype)
+        asked = {"task": self.task, "output": self.output, "bounds": self.bounds, "mask": self.mask}
+        attack = dataclasses.replace(self.attack.with_defaults(**asked), eps=self.eps, norm=self.norm)
+        found = attack(self.source, x.to(target.dtype), y, others=target.others, generator=generator)
+        return found.to(x.dtype)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks.ball import per_row
-from stocnoise.attacks.base import MinimumNormAttack, Target
+from stocnoise.attacks.base import MinimumNormAttack
 from stocnoise.attacks.frozen import frozen
-from stocnoise.attacks.libraries import Classifier, contained, require
+from stocnoise.attacks.libraries import Classifier, Scale, class_labels, contained, refuse, require
+from stocnoise.attacks.target import Target
 
 Noise = Literal["frozen", "raw"]
 
@@ -41,8 +42,11 @@ class _Decision(MinimumNormAttack):
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         foolbox = require("foolbox", "foolbox")
-        images = x.float()
-        with contained(x, generator) as seed, torch.no_grad(), self._asked(Classifier(target), seed, images) as model:
+        refuse(type(self).__name__, self.mask, target)
+        y = class_labels(target.task, y, type(self).__name__)
+        scale = Scale(x.float(), self.bounds)
+        images, classifier = scale.images(x.float()), Classifier(target, scale)
+        with contained(x, generator) as seed, torch.no_grad(), self._asked(classifier, seed, images) as model:
             draws = 1 if self.noise == "frozen" else _RAW_DRAWS
             rows, usable = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool)
             # Begun again with the usable rows alone, because noise that is not ours may depend on the batch.
@@ -53,7 +57,7 @@ class _Decision(MinimumNormAttack):
                 return x
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
             found = self._search(self._attack(foolbox), wrapped, images[rows], y[rows], starts)
-        return x.index_copy(0, rows, found.to(x.dtype))
+        return x.index_copy(0, rows, scale.inputs(found).to(x.dtype))
 
     def _asked(self, model: nn.Module, seed: int, x: Tensor) -> AbstractContextManager[nn.Module]:
         return frozen(model, seed, x) if self.noise == "frozen" else nullcontext(model)

@@ -1,4 +1,4 @@
-"""The adapter through which attacks of other libraries run."""
+"""The adapter through which attacks of other libraries run: they know classes, and images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,20 +11,79 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from stocnoise.attacks.base import Target, class_logits
+from stocnoise.attacks.ball import Bounds, limits
+from stocnoise.attacks.target import Target
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import as_labels
 
 
 class Classifier(nn.Module):
-    """What a library is given: a module in eval mode that takes float32 images and returns float32 logits."""
+    """What a library is given: a module in eval mode that takes float32 images and returns float32 class logits.
 
-    def __init__(self, target: Target) -> None:
+    A single logit z is given as the two (−z/2, z/2), whose softmax is the same probability.
+    """
+
+    def __init__(self, target: Target, scale: Scale) -> None:
         super().__init__()
         self.model = target.model
         self.dtype = target.dtype
+        self.task = target.task
+        self.scale = scale
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return class_logits(self.model(x.to(self.dtype))).float()
+        output = self.task.read(self.model(self.scale.inputs(x).to(self.dtype))).float()
+        if self.task.name == "binary":
+            half = output.reshape(-1, 1) / 2
+            return torch.cat([-half, half], 1)
+        return output
+
+
+class Scale:
+    """Inputs within bounds as images in [0, 1], and back."""
+
+    def __init__(self, x: Tensor, bounds: Bounds) -> None:
+        low, high = (torch.as_tensor(limit).to(x) for limit in limits(bounds))
+        self.pixels = bool((low == 0).all() and (high == 1).all())
+        if not (low.isfinite().all() and high.isfinite().all()):
+            raise ValueError("this attack works between bounds: give it bounds=(low, high)")
+        self.low, self.width = low, high - low
+
+    def images(self, x: Tensor) -> Tensor:
+        return x if self.pixels else (x - self.low) / self.width
+
+    def inputs(self, images: Tensor) -> Tensor:
+        return images if self.pixels else self.low.to(images) + self.width.to(images) * images
+
+    def eps(self, eps: float | Tensor) -> float:
+        """ε in units of the images.
+
+        Raises:
+            ValueError: it differs from feature to feature.
+        """
+        scaled = torch.as_tensor(eps).to(self.width) / self.width
+        if scaled.numel() > 1 and not torch.allclose(scaled, scaled.flatten()[0].expand_as(scaled)):
+            raise ValueError("this attack takes one eps in units of the range of every feature: use PGD or APGD")
+        return float(eps) if self.pixels else scaled.flatten()[0].item()
+
+
+def class_labels(task: Task, y: Tensor, attack: str) -> Tensor:
+    """The labels of a task that is a choice between classes.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if task.name not in ("multiclass", "binary"):
+        raise ValueError(f"{attack} chooses between classes and cannot mean task={task}: use PGD or APGD")
+    return as_labels(y).long()
+
+
+def refuse(attack: str, mask: Tensor | None, target: Target) -> None:
+    """ValueError for what no other library's attack can be told."""
+    if mask is not None:
+        raise ValueError(f"{attack} cannot be kept from changing a part of its input: use PGD, APGD or CW with mask=")
+    if target.others is not None:
+        raise ValueError(f"{attack} asks models of one input: wrap the model so that its other inputs are fixed")
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -1,28 +1,17 @@
-"""What an attack maximises: functions (logits (B, C), y (B,)) → one loss per row (B,)."""
+"""What an attack may maximise instead of its task's own loss: functions (output, y) → one loss per row (B,)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from stocnoise.attacks.target import Loss
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import cross_entropy, margin
 
+__all__ = ["Loss", "cross_entropy", "dlr", "margin"]
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """−log softmax(z)_y; y holds labels (B,) or probabilities (B, C)."""
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """max_{j≠y} z_j − z_y: positive where the row is misclassified (Carlini & Wagner 2017).
-
-    Its gradient does not vanish where a network is sure of itself, as that of the cross-entropy does.
-    """
-    own = F.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+# Their public place, by which settings in checkpoints know them.
+cross_entropy.__module__ = margin.__module__ = __name__
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -34,3 +23,23 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         raise ValueError(f"the DLR loss needs at least 3 classes, not {logits.shape[1]}: use margin")
     first, _, third = logits.topk(3, dim=1).values.unbind(1)
     return margin(logits, y) / (first - third + 1e-12)
+
+
+def reads_labels(loss: Loss) -> bool:
+    """Whether y is labels for it; a loss of the user's may take anything with a row for each input."""
+    return loss in (cross_entropy, margin, dlr)
+
+
+def loss_for(task: Task, loss: Loss | None) -> Loss:
+    """The loss to maximise: the given one, for `margin` that of the task, for None the task's own.
+
+    Raises:
+        ValueError: the loss is one of classes, and the task has none.
+    """
+    if loss is None:
+        return task.loss
+    if task.name == "multiclass" or not reads_labels(loss):
+        return loss
+    if loss is margin and task.margin is not None:
+        return task.margin
+    raise ValueError(f"the loss {loss.__name__} is one of classes, which task={task} has not: leave out loss=")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
-from stocnoise.attacks.base import BallAttack, Target
-from stocnoise.attacks.losses import Loss, cross_entropy
+from stocnoise.attacks.base import BallAttack
+from stocnoise.attacks.losses import loss_for
+from stocnoise.attacks.target import Loss, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +23,17 @@ class PGD(BallAttack):
 
     Args:
         steps: iterations.
-        step_size: s; default 2.5·ε/steps, so that any point of the ball can be reached.
+        step_size: s; default 2.5·ε/steps, so that any point of the ball can be reached. In units of ε if that is one
+            for each feature.
         random_start: begin at a random point of the ball instead of at x.
         momentum: μ.
         restarts: independent runs; per image the one with the highest mean loss over `eot` new draws is returned.
         stop_early: leave an image alone once all `eot` draws of a step misclassify it. With few draws this keeps lucky
             ones; it saves time in training.
-        loss: (logits (B, C), y) → (B,), to be maximised; `stocnoise.attacks.losses` holds the usual ones. Any y with
-            one entry per image may be passed for it, such as clean logits for the KL divergence of TRADES.
-        eps, norm, eot, batch_norm: see `BallAttack`.
+        loss: (output, y) → (B,), to be maximised; None: the task's own, `stocnoise.attacks.losses` holds others. Any y
+            with one entry per image may be passed for a loss of one's own, such as clean logits for the KL divergence
+            of TRADES.
+        eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Madry et al., ICLR 2018; EOT: Athalye et al., ICML 2018.
     """
@@ -40,41 +44,47 @@ class PGD(BallAttack):
     momentum: float = 0.0
     restarts: int = 1
     stop_early: bool = False
-    loss: Loss = cross_entropy
+    loss: Loss | None = None
+
+    can_be_targeted: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, not {self.steps} and {self.restarts}")
+        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+            raise ValueError(f"step_size must be a positive number, not {self.step_size}")
         if self.momentum < 0:
             raise ValueError(f"momentum must be at least 0, not {self.momentum}")
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts need random_start=True: without it every restart is the same")
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        ball = Ball(x, self.eps, self.norm)
+        ball = self.ball(x)
         found = self._ascend(target, ball, y, generator)
         if self.restarts == 1:
             return found
-        highest = self._mean_loss(target, found, y)
+        loss_of = loss_for(target.task, self.loss)
+        highest = target.losses(found, y, loss_of).mean(0)
         for _ in range(1, self.restarts):
             other = self._ascend(target, ball, y, generator)
-            loss = self._mean_loss(target, other, y)
+            loss = target.losses(other, y, loss_of).mean(0)
             found = torch.where(per_row(loss > highest, x), other, found)
             highest = torch.maximum(loss, highest)
         return found
 
     def _ascend(self, target: Target, ball: Ball, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        loss = loss_for(target.task, self.loss)
+        step_size = 2.5 * ball.radius / self.steps if self.step_size is None else self.step_size
         point = ball.random(generator) if self.random_start else ball.x
         velocity = torch.zeros_like(point)
         result = point
         rows = torch.arange(len(point), device=point.device)
         for _ in range(self.steps):
-            here = target.ascent(point, y, self.loss)
+            here = target.ascent(point, y, loss, rows if self.stop_early else None)
             gradient = here.gradient
             if self.stop_early:
-                going = here.wrong < 1
+                going = here.fooled < 1
                 result = result.index_copy(0, rows, point)
                 rows, point, y, ball = rows[going], point[going], y[going], ball[going]
                 gradient, velocity = gradient[going], velocity[going]
@@ -85,9 +95,6 @@ class PGD(BallAttack):
                 velocity = gradient = self.momentum * velocity + gradient / per_row(size, gradient)
             point = ball.project(torch.add(point, ball.direction(gradient), alpha=step_size))
         return result.index_copy(0, rows, point) if self.stop_early else point
-
-    def _mean_loss(self, target: Target, point: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([self.loss(logits, y) for logits in target.logits(point)]).mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from stocnoise.evaluation.inputs import fingerprint
-from stocnoise.evaluation.report import WORST, Clean, Entry
-from stocnoise.evaluation.scoring import (
-    Score,
+from stocnoise.evaluation.measured import WORST, Clean, Entry
+from stocnoise.evaluation.rates import (
+    accuracy,
     any_successes,
     averaged_successes,
-    ratio,
+    pick,
     successes,
     vote_successes,
+    whole_successes,
     worst_case,
 )
+from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.trials import Job, Key, Tally
 
 
@@ -48,17 +50,35 @@ def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:
 def clean_figures(clean: Score) -> Clean:
     passes = clean.correct.double().mean(0)
     spread = passes.std().item() if len(passes) > 1 else 0.0
-    p = clean.p
+    more = {} if clean.parts is None else {"row_accuracy": clean.parts.whole.double().mean().item()}
     return Clean(
-        ratio(p, torch.ones_like(p)),
+        accuracy(clean),
         spread,
         clean.vote.double().mean().item(),
         clean.averaged.double().mean().item(),
         clean,
+        more | _mean_iou(clean),
     )
 
 
-def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[Job], eps: Sequence[float]) -> list[Entry]:
+def _mean_iou(score: Score) -> dict[str, float]:
+    """Mean over the classes that occur of Σ intersection / Σ union."""
+    if score.overlaps is None:
+        return {}
+    intersection, union = score.overlaps.sum(0).unbind(1)
+    return {"miou": (intersection / union)[union > 0].mean().item()}
+
+
+def _more(clean: Score, attacked: Score) -> dict[str, float]:
+    more = _mean_iou(attacked)
+    if (whole := whole_successes(clean, attacked)) is not None:
+        more["row_asr"] = whole.rate.value
+    if attacked.wanted is not None:
+        more["targeted_asr"] = attacked.wanted.double().mean().item()
+    return more
+
+
+def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[Job], eps: Iterable[float]) -> list[Entry]:
     """One entry for each attack and ε, then the worst case of each ε."""
     scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
     found = [
@@ -81,7 +101,7 @@ def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str)
         attack=key[0],
         eps=key[1],
         asr=hit.rate,
-        robust_accuracy=ratio(attacked.p, torch.ones(images, dtype=torch.float64)),
+        robust_accuracy=accuracy(attacked),
         vote_asr=vote_successes(clean, attacked).rate.value,
         averaged_asr=averaged_successes(clean, attacked).rate.value,
         any_asr=any_successes(clean, attacked).rate.value,
@@ -93,6 +113,7 @@ def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str)
         settings=settings,
         successes=hit,
         score=attacked,
+        more=_more(clean, attacked),
     )
 
 
@@ -100,15 +121,12 @@ def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]
     hit, chosen, unbiased = worst_case(clean, attacked)
     images = len(chosen)
     l2 = torch.stack([torch.cat(tally.l2) for tally in tallies]).gather(0, chosen[None]).squeeze(0)
-    best = Score(
-        torch.stack([each.correct for each in attacked])[chosen, torch.arange(images)],
-        torch.stack([each.averaged for each in attacked])[chosen, torch.arange(images)],
-    )
+    best = pick(attacked, chosen)
     return Entry(
         attack=WORST,
         eps=eps,
         asr=hit.rate,
-        robust_accuracy=ratio(unbiased.p, torch.ones(images, dtype=torch.float64)),
+        robust_accuracy=accuracy(unbiased),
         vote_asr=vote_successes(clean, best).rate.value,
         averaged_asr=averaged_successes(clean, best).rate.value,
         any_asr=any_successes(clean, best).rate.value,
@@ -120,6 +138,7 @@ def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]
         settings=f"for each image the best of {len(attacked)} attacks",
         successes=hit,
         score=unbiased,
+        more=_more(clean, best),
     )
 
 

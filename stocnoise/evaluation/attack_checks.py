@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from stocnoise.attacks import BIM, PGD, BallAttack, RandomNoise, Transfer
-from stocnoise.attacks.ball import Norm
+from stocnoise.attacks.ball import Bounds, Norm, limits
 from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.losses import margin
+from stocnoise.batches import Batch
 from stocnoise.controls import deterministic, stochastic_layers
-from stocnoise.evaluation.report import WORST, Entry
-from stocnoise.evaluation.scoring import Score, Successes, difference, score, successes
+from stocnoise.evaluation.measured import WORST, Entry
+from stocnoise.evaluation.rates import Successes, difference, successes
+from stocnoise.evaluation.scoring import Score
+from stocnoise.evaluation.subject import Subject
 from stocnoise.evaluation.trials import seed_all
 
 # A difference is reported if it exceeds this and its 95 % interval excludes zero.
@@ -31,8 +35,8 @@ _BLACK_BOX = ("boundary", "boundary-raw", "hopskipjump", "transfer", "random")
 class Trials:
     """Attacks on the same few images, each scored on fresh draws."""
 
-    model: nn.Module
-    batches: list[tuple[Tensor, Tensor]]
+    subject: Subject
+    batches: list[Batch]
     draws: int
     seed: int
     tick: Callable[[str], None] = field(default=lambda label: None)
@@ -40,27 +44,51 @@ class Trials:
     def __call__(self, label: str, attack: BallAttack, model: nn.Module | None = None) -> Successes:
         """Successes of `attack` on `model`, scored on the same; default the evaluated model."""
         self.tick(label)
-        subject = self.model if model is None else model
+        subject = self.subject if model is None else self.subject.of(model)
         before, after = [], []
-        for index, (x, y) in enumerate(self.batches):
+        for index, batch in enumerate(self.batches):
             seed_all(self.seed, "check", label, index)
             draws = self.draws if model is None else 1
-            before.append(score(subject, x, y, draws))
-            after.append(score(subject, attack(subject, x, y), y, draws))
+            answers = subject.answers(batch, draws)
+            before.append(subject.score(batch, draws))
+            after.append(subject.score(batch, draws, subject.attack(attack, batch), clean=answers))
         return successes(Score.cat(before), Score.cat(after))
+
+    @property
+    def has_margin(self) -> bool:
+        return self.subject.task.margin is not None
 
 
 def attack_warnings(
-    trials: Trials, *, eps: float, norm: Norm, steps: int, eot: int, stochastic: bool, source: nn.Module | None
+    trials: Trials,
+    *,
+    eps: float | Tensor,
+    norm: Norm,
+    steps: int,
+    eot: int,
+    stochastic: bool,
+    source: nn.Module | None,
 ) -> Iterator[str]:
     """Warnings from a dozen attacks at one ε, best one where about half of the images fall."""
-    pgd = PGD(eps=eps, norm=norm, steps=steps, eot=eot)
+    subject = trials.subject
+    pgd = PGD(eps=eps, norm=norm, steps=steps, eot=eot, bounds=subject.bounds)
     base = trials("pgd", pgd)
     yield from _converged(trials, pgd, base, stochastic)
     yield from _ordered(trials, pgd, base, source)
     yield from _breaks(trials, pgd)
     if stochastic:
         yield from _not_noise_alone(trials, pgd, base)
+
+
+def _largest(eps: float | Tensor) -> float:
+    return float(eps.max()) if isinstance(eps, Tensor) else eps
+
+
+def _width(bounds: Bounds) -> float | None:
+    """The distance between bounds that are one number each."""
+    low, high = limits(bounds)
+    one = all(not isinstance(limit, Tensor) and math.isfinite(limit) for limit in (low, high))
+    return float(high - low) if one else None
 
 
 def _exceeds(first: Successes, second: Successes, tolerance: float) -> float | None:
@@ -73,32 +101,35 @@ def _converged(trials: Trials, pgd: PGD, base: Successes, stochastic: bool) -> I
     stronger = {
         "twice the steps": dataclasses.replace(pgd, steps=2 * pgd.steps),
         "two restarts": dataclasses.replace(pgd, restarts=2),
-        "the margin as loss": dataclasses.replace(pgd, loss=margin),
     }
+    if trials.has_margin:
+        stronger["the margin as loss"] = dataclasses.replace(pgd, loss=margin)
     if stochastic:
         stronger["twice the draws per gradient"] = dataclasses.replace(pgd, eot=2 * pgd.eot)
     for label, attack in stronger.items():
         if (gap := _exceeds(trials(label, attack), base, _CONVERGED)) is not None:
             yield (
-                f"the attack has not converged: {label} raises the ASR of PGD at ε = {pgd.eps:.4g} by {100 * gap:.0f} "
+                f"the attack has not converged: {label} raises the ASR of PGD at ε = {_largest(pgd.eps):.4g} by {100 * gap:.0f} "
                 "points. Use a stronger attack"
             )
 
 
 def _ordered(trials: Trials, pgd: PGD, base: Successes, source: nn.Module | None) -> Iterator[str]:
-    one_step = trials("one step", BIM(eps=pgd.eps, norm=pgd.norm, steps=1, eot=pgd.eot))
+    one_step = trials("one step", BIM(eps=pgd.eps, norm=pgd.norm, steps=1, eot=pgd.eot, bounds=pgd.bounds))
     if (gap := _exceeds(one_step, base, _ORDER)) is not None:
         yield f"one step succeeds more often than {pgd.steps} of PGD, by {100 * gap:.0f} points: gradients mislead"
-    random = trials("random noise", RandomNoise(eps=pgd.eps, norm=pgd.norm))
+    random = trials("random noise", RandomNoise(eps=pgd.eps, norm=pgd.norm, bounds=pgd.bounds))
     if (gap := _exceeds(random, base, _ORDER)) is not None:
         yield f"random noise of norm ε succeeds more often than PGD, by {100 * gap:.0f} points: gradients mislead"
     elif random.rate.value > 0.05 and base.rate.low <= random.rate.value:
         yield (
-            f"PGD at ε = {pgd.eps:.4g} succeeds no more often than random noise of the same norm "
+            f"PGD at ε = {_largest(pgd.eps):.4g} succeeds no more often than random noise of the same norm "
             f"({base.rate.value:.0%} and {random.rate.value:.0%}): its gradients carry nothing, or ε is too small"
         )
     if source is not None:
-        transfer = trials("transfer", Transfer(source=source, attack=pgd, eps=pgd.eps, norm=pgd.norm))
+        transfer = trials(
+            "transfer", Transfer(source=source, attack=pgd, eps=pgd.eps, norm=pgd.norm, bounds=pgd.bounds)
+        )
         if (gap := _exceeds(transfer, base, _ORDER)) is not None:
             yield (
                 f"images made on another model succeed more often than PGD on this one, by {100 * gap:.0f} points: its "
@@ -108,10 +139,15 @@ def _ordered(trials: Trials, pgd: PGD, base: Successes, source: nn.Module | None
 
 def _breaks(trials: Trials, pgd: PGD) -> Iterator[str]:
     """With a ball that holds every image, nothing is left to be robust."""
-    x = trials.batches[0][0]
-    whole = 1.0 if pgd.norm == "inf" else float(x[0].numel()) ** 0.5
+    width = _width(pgd.bounds)
+    if width is None or trials.subject.mask is not None:
+        return
+    x = trials.batches[0].x
+    whole = width if pgd.norm == "inf" else width * float(x[0].numel()) ** 0.5
     attack = dataclasses.replace(pgd, eps=whole)
-    found = [trials("unbounded", attack), trials("unbounded, margin", dataclasses.replace(attack, loss=margin))]
+    found = [trials("unbounded", attack)]
+    if trials.has_margin:
+        found.append(trials("unbounded, margin", dataclasses.replace(attack, loss=margin)))
     best = max(found, key=lambda each: each.rate.value).rate
     if best.high < _BREAKS:
         yield (
@@ -123,13 +159,13 @@ def _breaks(trials: Trials, pgd: PGD) -> Iterator[str]:
 def _not_noise_alone(trials: Trials, pgd: PGD, base: Successes) -> Iterator[str]:
     """An attacker who knows the draw, or a model without noise, must not be much easier prey."""
     plain = dataclasses.replace(pgd, eot=1)
-    x = trials.batches[0][0]
-    with frozen(trials.model, trials.seed, x) as classifier:
+    first, subject = trials.batches[0], trials.subject
+    with frozen(subject.model, trials.seed, first.x, subject.task, first.others) as classifier:
         known = trials("frozen noise", plain, classifier)
     yield from _noise_alone(known, base, "with its noise frozen to one draw that the attacker knows")
-    if any(True for _ in stochastic_layers(trials.model)):
-        with deterministic(trials.model):
-            off = trials("noise off", plain, trials.model)
+    if any(True for _ in stochastic_layers(subject.model)):
+        with deterministic(subject.model):
+            off = trials("noise off", plain, subject.model)
         yield from _noise_alone(off, base, "with its noise switched off")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stocnoise.evaluation.report import Entry, Report
-from stocnoise.evaluation.scoring import difference
+from stocnoise.evaluation.measured import Entry, Measured
+from stocnoise.evaluation.rates import difference
 from stocnoise.evaluation.table import epsilon, percent, table
 
 
@@ -14,7 +14,7 @@ from stocnoise.evaluation.table import epsilon, percent, table
 class Comparison:
     """Several reports as one table, and how far each is from the first one."""
 
-    reports: list[Report]
+    reports: list[Measured]
 
     def __post_init__(self) -> None:
         norms = {report.settings["norm"] for report in self.reports}
@@ -76,9 +76,9 @@ class Comparison:
         return "\n".join(lines)
 
 
-def _budget(report: Report) -> int:
+def _budget(report: Measured) -> int:
     return int(report.settings["steps"] * report.settings["eot"])
 
 
-def _find(report: Report, attack: str, eps: float | None) -> Entry | None:
+def _find(report: Measured, attack: str, eps: float | None) -> Entry | None:
     return next((entry for entry in report.entries if entry.attack == attack and entry.eps == eps), None)

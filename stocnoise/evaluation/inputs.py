@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stocnoise.attacks import normalized
+from stocnoise.attacks.modes import inner
+from stocnoise.batches import Batch, BatchReader, read_batch
+from stocnoise.normalization import Figures, normalized
+from stocnoise.tasks import Task
 
 
 class Counted(nn.Module):
@@ -19,19 +22,20 @@ class Counted(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.training = model.training
+        self.training = inner(model).training
         self.gradients = 0
         self.queries = 0
 
-    def forward(self, x: Tensor) -> Any:
-        if torch.is_grad_enabled() and x.requires_grad:
-            self.gradients += len(x)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
+            self.gradients += len(tensors[0])
         else:
-            self.queries += len(x)
-        return self.model(x)
+            self.queries += len(tensors[0])
+        return self.model(*args, **kwargs)
 
 
-def pixel_model(model: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+def pixel_model(model: nn.Module, mean: Figures, std: Figures) -> nn.Module:
     """A model of pixels in [0, 1], out of any wrapper for training in several processes."""
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: give both or neither")
@@ -40,19 +44,18 @@ def pixel_model(model: nn.Module, mean: Sequence[float] | None, std: Sequence[fl
     return model if mean is None or std is None else normalized(model, mean, std)
 
 
-def batches(data: Iterable[Any], max_images: int | None, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) on `device`, up to `max_images` images in all; empty batches are left out."""
+def batches(
+    data: Iterable[Any], max_images: int | None, device: torch.device, reader: BatchReader, task: Task
+) -> Iterator[Batch]:
+    """Batches on `device`, their targets as the task takes them, up to `max_images` rows; empty ones are left out."""
     left = max_images
-    for batch in data:
-        parts = list(batch.values()) if isinstance(batch, Mapping) else batch
-        if not (isinstance(parts, (list, tuple)) and len(parts) >= 2 and all(torch.is_tensor(p) for p in parts[:2])):
-            raise ValueError(f"a batch must be (images, labels), not {type(batch).__name__}")
-        x, y = parts[0].to(device), parts[1].to(device)
+    for given in data:
+        batch = read_batch(given, reader).to(device)
         if left is not None:
-            x, y = x[:left], y[:left]
-            left -= len(x)
-        if len(x):
-            yield x, y
+            batch = batch.first(left)
+            left -= len(batch.x)
+        if len(batch.x):
+            yield batch._replace(y=task.read_target(batch.y))
         if left == 0:
             return
 
@@ -78,4 +81,5 @@ def fingerprint(parts: Iterable[Tensor]) -> str:
 
 def image_sums(x: Tensor, y: Tensor) -> Tensor:
     """(B, 2): what `fingerprint` takes."""
-    return torch.stack([x.flatten(1).double().sum(1), y.double()], 1).cpu()
+    labels = y.double() if y.dim() == 1 else y.flatten(1).double().nansum(1)
+    return torch.stack([x.flatten(1).double().sum(1), labels], 1).cpu()

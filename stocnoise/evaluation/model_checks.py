@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from stocnoise.attacks.base import Target, class_logits
-from stocnoise.attacks.losses import Loss, cross_entropy, margin
+from stocnoise.attacks.losses import Loss, loss_for, margin
+from stocnoise.attacks.modes import left_in_training
+from stocnoise.attacks.target import ask
+from stocnoise.batches import Batch
 from stocnoise.controls import stochastic_layers
+from stocnoise.evaluation.subject import Subject
 
 _ZERO_SHARE = 0.01
 
 
-def model_warnings(model: nn.Module, x: Tensor, y: Tensor, eot: int, stochastic: bool) -> Iterator[str]:
-    """Warnings about `model`, in eval mode, on a few images in [0, 1] with their labels."""
-    yield from _noise(model, stochastic)
-    yield from _output(model, x)
-    yield from _gradients(model, x, y, eot)
-    yield from _rows(model, x)
+def model_warnings(subject: Subject, batch: Batch, eot: int, stochastic: bool) -> Iterator[str]:
+    """Warnings about a model, in eval mode, on a few inputs with their targets."""
+    yield from _noise(subject.model, stochastic)
+    yield from _output(subject, batch)
+    yield from _gradients(subject, batch, eot)
+    yield from _rows(subject, batch)
     if stochastic:
-        yield from _noise_on_output(model, x)
+        yield from _noise_on_output(subject, batch)
 
 
 def _noise(model: nn.Module, stochastic: bool) -> Iterator[str]:
@@ -37,42 +40,48 @@ def _noise(model: nn.Module, stochastic: bool) -> Iterator[str]:
 
 
 @torch.no_grad()
-def _output(model: nn.Module, x: Tensor) -> Iterator[str]:
-    logits = class_logits(model(x)).float()
-    if not logits.isfinite().all():
+def _output(subject: Subject, batch: Batch) -> Iterator[str]:
+    output = subject.output(batch).float()
+    if not output.isfinite().all():
         yield "the model's output on clean images is not finite"
-    elif logits.amin() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-3:
+    elif subject.task.name == "multiclass" and output.amin() >= 0 and (output.sum(1) - 1).abs().max() < 1e-3:
         yield (
             "the model returns probabilities, not logits: their gradients vanish where it is sure of itself. Evaluate "
             "the model without its softmax"
         )
+    elif subject.task.name in ("binary", "multilabel") and output.amin() >= 0 and output.amax() <= 1:
+        yield (
+            "the model's output lies in [0, 1], as if it were probabilities, not logits: then every answer counts as "
+            "yes. Evaluate the model without its sigmoid"
+        )
 
 
-def _gradients(model: nn.Module, x: Tensor, y: Tensor, eot: int) -> Iterator[str]:
+def _gradients(subject: Subject, batch: Batch, eot: int) -> Iterator[str]:
     def zero_share(loss: Loss) -> float:
-        with torch.enable_grad():
-            gradient = Target(model, x.dtype, eot).ascent(x.float(), y, loss).gradient
+        gradient = subject.ascent(batch, eot, loss).gradient
         return (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
 
-    if (share := zero_share(margin)) > _ZERO_SHARE:
+    task = subject.task
+    own = task.loss if task.margin is None else loss_for(task, margin)
+    if (share := zero_share(own)) > _ZERO_SHARE:
         yield (
             f"the gradient of the logits with respect to the image is zero or NaN for {share:.0%} of the images: "
             "attacks that follow it fail whatever the model is worth. Look for rounding, detach() or saturation in the "
             "model, and attack a differentiable copy of it"
         )
-    elif (share := zero_share(cross_entropy)) > _ZERO_SHARE:
+    elif own is not task.loss and (share := zero_share(task.loss)) > _ZERO_SHARE:
         yield (
             f"the gradient of the cross-entropy is zero for {share:.0%} of the images, but not that of the logits: the "
             "logits are too large for it. Use the attacks 'pgd-margin' or 'apgd-dlr'"
         )
 
 
-def _rows(model: nn.Module, x: Tensor) -> Iterator[str]:
-    if len(x) < 2:
+def _rows(subject: Subject, batch: Batch) -> Iterator[str]:
+    if len(batch.x) < 2:
         return
     with torch.enable_grad():
-        images = x.detach().clone().requires_grad_()
-        first = class_logits(model(images))[0].float()
+        images = batch.x.detach().clone().requires_grad_()
+        first = ask(subject.model, images, subject.task, batch.others)[0].float()
         if not first.requires_grad:
             return
         (gradient,) = torch.autograd.grad(first.sum() + (first * first).sum(), images, allow_unused=True)
@@ -83,21 +92,32 @@ def _rows(model: nn.Module, x: Tensor) -> Iterator[str]:
         )
 
 
-def _noise_on_output(model: nn.Module, x: Tensor) -> Iterator[str]:
+def _noise_on_output(subject: Subject, batch: Batch) -> Iterator[str]:
     """Noise within a network changes its gradients from draw to draw; noise on the logits does not."""
     with torch.enable_grad():
-        logits, gradients = [], []
+        outputs, gradients = [], []
         for _ in range(2):
-            images = x.detach().clone().requires_grad_()
-            logits.append(class_logits(model(images)).float())
-            if not logits[-1].requires_grad:
+            images = batch.x.detach().clone().requires_grad_()
+            outputs.append(ask(subject.model, images, subject.task, batch.others).float().flatten(1))
+            if not outputs[-1].requires_grad:
                 return
-            weights = torch.linspace(-1, 1, logits[-1].shape[1], device=x.device)
-            gradients.append(torch.autograd.grad((logits[-1] * weights).sum(), images)[0].float())
-    moved = (logits[0] - logits[1]).norm() / logits[0].norm()
+            weights = torch.linspace(-1, 1, outputs[-1].shape[1], device=images.device)
+            gradients.append(torch.autograd.grad((outputs[-1] * weights).sum(), images)[0].float())
+    moved = (outputs[0] - outputs[1]).norm() / outputs[0].norm()
     turned = (gradients[0] - gradients[1]).norm() / gradients[0].norm().clamp_min(1e-30)
     if turned < 1e-3 * moved:
         yield (
             "the noise changes the model's answers but not their gradients, as if it were added to the logits: it "
             "blurs the answers to attacks that query the model, and protects nothing"
         )
+
+
+def left_on(model: nn.Module) -> str | None:
+    """In words, which modules a user left in training inside a model in eval mode; None if there are none."""
+    kept = sorted({type(module).__name__ for module in left_in_training(model) if not any(module.children())})
+    if not kept:
+        return None
+    return (
+        f"{', '.join(kept)} stands in training mode inside a model in eval mode: it stays so, and the model is treated "
+        "as stochastic if its answers differ"
+    )

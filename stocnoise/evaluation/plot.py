@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stocnoise.evaluation.report import WORST, Report
-from stocnoise.evaluation.scoring import Rate
+from stocnoise.evaluation.measured import WORST, Measured
+from stocnoise.evaluation.rates import Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def draw(
     return figure
 
 
-def plot_asr(reports: Sequence[Report], attack: str = WORST, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_asr(reports: Sequence[Measured], attack: str = WORST, path: str | os.PathLike[str] | None = None) -> Figure:
     """ASR against ε of several models in one picture, under one attack, by default the worst case over attacks.
 
     Args:

@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import Attack
-from stocnoise.attacks.ball import Norm, check_norm
-from stocnoise.attacks.base import attack_mode
+from stocnoise.attacks.ball import PIXELS, Bounds, Norm, check_bounds, check_eps, check_norm
 from stocnoise.attacks.decision import InconsistentAnswersError
-from stocnoise.attacks.frozen import is_stochastic
+from stocnoise.attacks.modes import attack_mode
+from stocnoise.batches import Batch, BatchReader, check_reader
 from stocnoise.evaluation import assemble
 from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_warnings
 from stocnoise.evaluation.inputs import Counted, batches, image_sums, pixel_model, processes
-from stocnoise.evaluation.model_checks import model_warnings
+from stocnoise.evaluation.model_checks import left_on, model_warnings
 from stocnoise.evaluation.report import Report
-from stocnoise.evaluation.scoring import score
-from stocnoise.evaluation.trials import Job, named_jobs, run_job, seed_all
+from stocnoise.evaluation.subject import Subject, Wanted
+from stocnoise.evaluation.trials import Budgets, Job, Trial, named_jobs, seed_all
+from stocnoise.normalization import Figures, warn_if_bare
+from stocnoise.tasks import OutputReader, TaskLike, as_task
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -32,15 +34,21 @@ def evaluate(
     model: nn.Module,
     data: Iterable[Any],
     attacks: str | Attack | Sequence[str | Attack] = ("bim", "pgd", "mim", "cw"),
-    eps: float | Sequence[float] = (2 / 255, 4 / 255, 8 / 255, 16 / 255),
+    eps: float | Tensor | Sequence[float | Tensor] = (2 / 255, 4 / 255, 8 / 255, 16 / 255),
     *,
+    task: TaskLike = "multiclass",
+    output: OutputReader | None = None,
+    batch: BatchReader = None,
+    bounds: Bounds = PIXELS,
+    mask: Tensor | None = None,
+    targets: Wanted | None = None,
     eot: int = 16,
     steps: int = 20,
     draws: int = 32,
     norm: Norm = "inf",
     transfer_from: nn.Module | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Figures = None,
+    std: Figures = None,
     max_images: int | None = None,
     checks: bool = True,
     check_images: int = 128,
@@ -61,17 +69,25 @@ def evaluate(
     the batches and all return the same report: give every process the same plain loader and its own copy of the model.
 
     Args:
-        model: returns class logits (B, C).
+        model: returns what `task` takes; class logits (B, C) by default.
         data: batches (images in [0, 1], labels): a DataLoader, a list or a generator, gone through once.
         attacks: names (`stocnoise.attacks.registry.NAMES`) or attack objects, whose own settings are kept but for ε.
             "boundary" also runs as "boundary-raw", on a model with noise.
-        eps: one ε or several, in pixels of [0, 1].
+        eps: one ε or several, in units of the inputs (pixels of [0, 1]); in L∞ each a number, or a tensor of one for
+            each feature, which the report shows by its largest.
+        task: what the output means and when it is wrong; see `Task`. The attacks' task, unless they have one.
+        output: what of the model's answer is the output: a key or attribute, an index, or a function.
+        batch: entries of a batch by name or number, (input, target, further inputs of the model …), or a function that
+            makes (input, target) of one; see `BatchReader`.
+        bounds: lowest and highest value of an input, numbers or tensors that broadcast to one input; None: no limit.
+        mask: of 0 and 1, broadcasting to one input: what attacks may change.
+        targets: (x, y) → the answers that targeted attacks are to bring about; default another class at random.
         eot: draws per gradient of the named attacks.
         steps: gradients of `eot` draws that a named attack in a ball takes per image.
         draws: passes over each image and its adversarial versions when they are scored.
         norm: of ε: "inf" or "l2".
         transfer_from: the teacher or any other model; adds the attack "transfer".
-        mean, std: per channel, if the models expect normalised images; see `normalized`.
+        mean, std: if the models expect normalised images; see `normalized`.
         max_images: stop after so many.
         checks: look for signs of false robustness, on the first `check_images` images; failures are `report.warnings`.
         seed: of everything random; the same seed gives the same report on the same machine and number of processes.
@@ -82,7 +98,7 @@ def evaluate(
     On Ctrl-C the report of the batches done so far is returned, with a warning in it.
 
     Raises:
-        ValueError: images outside [0, 1], labels out of range, an unknown attack, or a model that gives no logits.
+        ValueError: inputs outside `bounds`, targets or an output that the task does not take, or an unknown attack.
         ImportError: an attack needs a library that is not installed.
     """
     from tqdm import tqdm
@@ -98,11 +114,16 @@ def evaluate(
         wanted.append("transfer")
     if not wanted:
         raise ValueError("no attack was asked for")
+    check_bounds(bounds)
+    check_reader(batch)
+    asked = as_task(task, output)
+    counted = Counted(pixel_model(model, mean, std))
     run = _Run(
-        model=Counted(pixel_model(model, mean, std)),
+        model=counted,
+        subject=Subject(counted, asked, bounds, mask, targets),
         source=None if transfer_from is None else pixel_model(transfer_from, mean, std),
         wanted=wanted,
-        eps=_epsilons(eps),
+        eps=_budgets(eps, norm, bounds),
         norm=norm,
         steps=steps,
         eot=eot,
@@ -111,7 +132,9 @@ def evaluate(
         name=name or type(pixel_model(model, None, None)).__name__,
     )
     run.jobs_for(stochastic=True)  # what cannot run is said before anything is computed
-    if model.training:
+    if (kept := left_on(counted)) is not None:
+        run.warnings.append(kept)
+    if counted.training:
         run.warnings.append(
             "the model was in training mode and was evaluated in eval mode: call model.eval() to say so"
         )
@@ -124,14 +147,15 @@ def evaluate(
     ):
         torch.manual_seed(seed)
         try:
-            for index, (x, y) in enumerate(batches(data, max_images, run.device)):
+            for index, given in enumerate(batches(data, max_images, run.device, batch, asked)):
                 if index == 0:
-                    run.begin(x)
-                    bar.total = run.total(data, len(x), max_images, world)
+                    warn_if_bare(counted.model, given.x)
+                    run.begin(given)
+                    bar.total = run.total(data, len(given.x), max_images, world)
                 if checks and rank == 0:
-                    run.keep(x, y, check_images)
+                    run.keep(given, check_images)
                 if index % world == rank:
-                    run.batch(index, x, y, bar)
+                    run.batch(index, given, bar)
                     if path is not None and rank == 0:
                         run.report().save(path)
             if checks and rank == 0 and run.results:
@@ -153,11 +177,17 @@ def evaluate(
     return report
 
 
-def _epsilons(eps: float | Sequence[float]) -> list[float]:
-    values = sorted({float(eps)} if isinstance(eps, (int, float)) else {float(value) for value in eps})
+def _budgets(eps: float | Tensor | Sequence[float | Tensor], norm: Norm, bounds: Bounds) -> Budgets:
+    """Each ε by its largest value, in rising order."""
+    given = [eps] if isinstance(eps, int | float | Tensor) else list(eps)
+    values = {float(torch.as_tensor(value).max()): value for value in given}
     if not values or not all(0 < value < math.inf for value in values):
         raise ValueError(f"eps must be positive numbers in pixels of [0, 1], not {eps}")
-    return values
+    for value in values.values():
+        check_eps(value, norm, bounds)
+    return {
+        size: value if isinstance(value, Tensor) and value.dim() else size for size, value in sorted(values.items())
+    }
 
 
 @dataclass
@@ -165,9 +195,10 @@ class _Run:
     """The state of one evaluation: settings, and what has been found so far."""
 
     model: Counted
+    subject: Subject
     source: nn.Module | None
     wanted: list[str | Attack]
-    eps: list[float]
+    eps: Budgets
     norm: Norm
     steps: int
     eot: int
@@ -178,7 +209,7 @@ class _Run:
     jobs: list[Job] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     results: dict[int, assemble.BatchResult] = field(default_factory=dict)
-    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    kept: list[Batch] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -199,9 +230,11 @@ class _Run:
             stochastic=stochastic,
         )
 
-    def begin(self, x: Tensor) -> None:
+    def begin(self, batch: Batch) -> None:
         """Learn from the first images whether the model is stochastic, and settle on the budgets."""
-        self.stochastic = is_stochastic(self.model, x[:16])
+        few = batch.first(16)
+        self.subject.check(few)
+        self.stochastic = self.subject.is_stochastic(few)
         if not self.stochastic:
             self.eot = self.draws = 1
         self.jobs = self.jobs_for(self.stochastic)
@@ -213,21 +246,22 @@ class _Run:
         count = len(data) if max_images is None else min(len(data), -(-max_images // batch_size))
         return -(-count // world) * len(self.jobs)
 
-    def keep(self, x: Tensor, y: Tensor, count: int) -> None:
+    def keep(self, batch: Batch, count: int) -> None:
         """Put the first images aside for the checks."""
-        missing = count - sum(len(images) for images, _ in self.kept)
+        missing = count - sum(len(kept.x) for kept in self.kept)
         if missing > 0:
-            self.kept.append((x[:missing], y[:missing]))
+            self.kept.append(batch.first(missing))
 
-    def batch(self, index: int, x: Tensor, y: Tensor, bar: tqdm[Any]) -> None:
+    def batch(self, index: int, batch: Batch, bar: tqdm[Any]) -> None:
         seed_all(self.seed, index, "clean")
-        result = assemble.BatchResult(score(self.model, x, y, self.draws), {}, image_sums(x, y))
+        clean = self.subject.score(batch, self.draws)
+        result = assemble.BatchResult(clean, {}, image_sums(batch.x, batch.y))
+        answers = self.subject.answers(batch, self.draws)
+        trial = Trial(self.subject, self.model, batch, answers, self.norm, self.draws)
         for job in list(self.jobs):
             bar.set_postfix_str(job.label)
             try:
-                result.tallies |= run_job(
-                    self.model, job, x, y, self.eps, self.norm, self.draws, f"{self.seed}/{index}"
-                )
+                result.tallies |= trial.run(job, self.eps, f"{self.seed}/{index}")
             except InconsistentAnswersError as error:
                 self.jobs.remove(job)
                 self.warnings.append(f"{job.label} was left out: {error}")
@@ -236,17 +270,16 @@ class _Run:
 
     def check(self, bar: tqdm[Any]) -> None:
         """Look for signs of false robustness on the images put aside."""
-        x, y = self.kept[0]
         seed_all(self.seed, "checks")
-        found = list(model_warnings(self.model, x[:64], y[:64], self.eot, self.stochastic))
+        found = list(model_warnings(self.subject, self.kept[0].first(64), self.eot, self.stochastic))
 
         def show(label: str) -> None:
             bar.set_postfix_str(f"checking: {label}")
 
-        trials = Trials(self.model, self.kept, self.draws, self.seed, tick=show)
+        trials = Trials(self.subject, self.kept, self.draws, self.seed, tick=show)
         found += attack_warnings(
             trials,
-            eps=self._telling_eps(),
+            eps=self.eps[self._telling_eps()],
             norm=self.norm,
             steps=self.steps,
             eot=self.eot,
@@ -265,9 +298,9 @@ class _Run:
             if entry.eps is not None and entry.gradients > 0
         ]
         if not found:
-            return self.eps[len(self.eps) // 2]
+            return list(self.eps)[len(self.eps) // 2]
         nearest = min(found, key=lambda entry: abs(entry.asr.value - 0.5) if entry.asr.value == entry.asr.value else 1)
-        return nearest.eps or self.eps[0]
+        return nearest.eps or next(iter(self.eps))
 
     def gather(self, world: int) -> None:
         """Give every process the results and warnings of all."""
@@ -294,11 +327,12 @@ class _Run:
                 ordered,
                 self.device,
                 norm=self.norm,
-                eps=self.eps,
+                eps=list(self.eps),
                 steps=self.steps,
                 eot=self.eot,
                 draws=self.draws,
                 seed=self.seed,
                 stochastic=self.stochastic,
+                **self.subject.settings(),
             ),
         )

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stocnoise.attacks.base import Target, check_input
+from stocnoise.attacks.target import Target
+from stocnoise.batches import Others
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import MULTICLASS
 
-_Z = 1.959964  # 97.5 % quantile of N(0, 1)
+# Input elements, over all draws, whose outputs are held at once where an output is as large as its input.
+_ELEMENTS_KEPT = 1 << 24
 
 
-class Rate(NamedTuple):
-    """A proportion with its 95 % interval."""
+class Parts(NamedTuple):
+    """Rows that are several answers each (labels, pixels): what they add to the sums over all answers, (n,) each."""
 
-    value: float
-    low: float
-    high: float
+    counted: Tensor
+    """Answers that count."""
+    right: Tensor
+    """The sum over the answers of the probability p_e that it is right."""
+    right_left: Tensor
+    """The same of the draws that choose nothing when the best of several attacks is chosen: the second half."""
+    hits: Tensor
+    """Σ_e p_e·(1 − q_e), p_e without the attack and q_e under it."""
+    hits_left: Tensor
+    """The same with q_e of the second half of the draws."""
+    weights: Tensor
+    """Σ_e p_e without the attack."""
+    voted: Tensor
+    """The share of answers that most draws give rightly."""
+    whole: Tensor
+    """(n, draws), whether all answers that count are right."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Whether n images are classified correctly: by each draw of the noise (n, draws), and by the mean softmax (n,)."""
+    """Whether n inputs are answered rightly: by each draw of the noise (n, draws), and by the averaged predictor (n,).
+
+    Where the task lets an answer be partly right, both are shares in [0, 1] instead of bool.
+    """
 
     correct: Tensor
     averaged: Tensor
+    parts: Parts | None = None
+    """Of a task with several answers a row."""
+    overlaps: Tensor | None = None
+    """(n, K, 2), of a task with classes in each row: intersection and union, the mean over the draws."""
+    wanted: Tensor | None = None
+    """(n, draws), whether a draw gives the answer that a targeted attack wanted."""
 
     @property
     def p(self) -> Tensor:
@@ -36,115 +62,106 @@ class Score:
 
     @property
     def vote(self) -> Tensor:
-        """Whether more than half of the draws are correct, (n,)."""
-        return self.p > 0.5
+        """Whether more than half of the draws are correct, (n,); of several answers a row, the share that is."""
+        return self.p > 0.5 if self.parts is None else self.parts.voted
+
+    @property
+    def counted(self) -> Tensor:
+        """What each row counts in an accuracy, (n,): 1, or its number of answers."""
+        return torch.ones(len(self.averaged), dtype=torch.float64) if self.parts is None else self.parts.counted
+
+    @property
+    def right(self) -> Tensor:
+        """What each row adds to an accuracy, (n,)."""
+        return self.p if self.parts is None else self.parts.right
 
     @staticmethod
     def cat(parts: list[Score]) -> Score:
-        return Score(torch.cat([part.correct for part in parts]), torch.cat([part.averaged for part in parts]))
+        def joined(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            if any(value is None for value in values):
+                return None
+            if isinstance(values[0], Parts):
+                return Parts(*(torch.cat(fields) for fields in zip(*values, strict=True)))
+            return torch.cat(values)
+
+        return Score(*(joined(f.name) for f in fields(Score)))
 
 
-def score(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Score:
-    """Classify x `draws` times with noise that no attack has seen. The model is in the mode it is to be judged in.
+@dataclass(frozen=True)
+class Asked:
+    """Inputs as a model is asked about them: the targets, and the answers without an attack to compare with.
+
+    `clean` (B, E) is the probability that each answer of a row is right without an attack; `wanted` what a targeted
+    attack wants.
+    """
+
+    y: Tensor
+    task: Task = MULTICLASS
+    others: Others | None = None
+    clean: Tensor | None = None
+    wanted: Tensor | None = None
+
+
+def score(model: nn.Module, x: Tensor, y: Tensor | Asked, draws: int) -> Score:
+    """Ask about x `draws` times with noise that no attack has seen. The model is in the mode it is to be judged in.
 
     Raises:
-        ValueError: images outside [0, 1], labels out of range, or a model that does not return logits.
+        ValueError: targets or an output that the task does not take.
     """
-    logits = Target(model, x.dtype, draws, check_input(x, y)).logits(x)
-    averaged = logits.softmax(2).mean(0).argmax(1) == y
-    return Score((logits.argmax(2) == y).T.cpu(), averaged.cpu())
+    asked = y if isinstance(y, Asked) else Asked(MULTICLASS.read_target(y))
+    found = []
+    for rows in _portions(x, draws, asked.task):
+        outputs = Target(model, x.dtype, draws, asked.task, y=asked.y, others=asked.others).outputs(x[rows], rows=rows)
+        found.append(_judged(outputs, asked, rows))
+    return Score.cat(found)
 
 
-def ratio(hits: Tensor, weights: Tensor) -> Rate:
-    """Σ a_i / Σ b_i with a 95 % interval over images and draws; NaN if all b are zero.
-
-    Each a_i carries the noise of its own draws, so the spread between images holds both errors:
-    Var ≈ n/(n−1) · Σ (a_i − R·b_i)² / (Σ b_i)². The interval is Wilson's at the sample size R(1−R)/Var (Korn & Graubard
-    1998), which stays honest at 0 and 1, where there is no spread: there the sample size is Σ b_i.
-    """
-    n, total = len(hits), weights.sum().item()
-    if total <= 0:
-        return Rate(math.nan, math.nan, math.nan)
-    value = min(max(hits.sum().item() / total, 0.0), 1.0)
-    variance = n / max(n - 1, 1) * ((hits - value * weights) ** 2).sum().item() / total**2
-    size = total if variance == 0 or n == 1 else value * (1 - value) / variance
-    return wilson(value, size)
+def unit_probabilities(model: nn.Module, x: Tensor, asked: Asked, draws: int) -> Tensor | None:
+    """(B, E), the share of draws that give each answer of a row rightly; None for a task of one answer a row."""
+    if asked.task.units is None:
+        return None
+    found = []
+    for rows in _portions(x, draws, asked.task):
+        outputs = Target(model, x.dtype, draws, asked.task, y=asked.y, others=asked.others).outputs(x[rows], rows=rows)
+        found.append(1 - torch.stack([asked.task.units(output, asked.y[rows]) for output in outputs]).double().mean(0))
+    return torch.cat(found)
 
 
-def wilson(value: float, size: float) -> Rate:
-    """Wilson's 95 % interval of a proportion seen in `size` independent trials."""
-    z2 = _Z * _Z
-    centre = (value + z2 / (2 * size)) / (1 + z2 / size)
-    half = _Z / (1 + z2 / size) * math.sqrt(value * (1 - value) / size + z2 / (4 * size * size))
-    return Rate(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+def _portions(x: Tensor, draws: int, task: Task) -> Iterator[Tensor]:
+    """Rows to be asked about together: all, or, where an output is as large as an image, as many as memory holds."""
+    rows = torch.arange(len(x), device=x.device)
+    at_once = len(x) if task.units is None else max(1, _ELEMENTS_KEPT // (draws * x[0].numel()))
+    yield from rows.split(at_once)
 
 
-class Successes(NamedTuple):
-    """ASR = Σ hits / Σ weights: what each image adds to both sums, (n,) each."""
-
-    hits: Tensor
-    weights: Tensor
-
-    @property
-    def rate(self) -> Rate:
-        return ratio(self.hits, self.weights)
-
-
-def successes(clean: Score, attacked: Score) -> Successes:
-    """The paper's ASR = P(f(x+δ) ≠ y | f(x) = y).
-
-    Both events are random for a stochastic f. Their draws are independent given the image, so the joint probability of
-    image i is p_i·(1 − q_i), with p_i and q_i the probabilities that it is classified correctly before and after, and
-    ASR = Σ p_i·(1 − q_i) / Σ p_i.
-    """
-    p = clean.p
-    return Successes(p * (1 - attacked.p), p)
+def _judged(outputs: Tensor, asked: Asked, rows: Tensor) -> Score:
+    task, y = asked.task, asked.y[rows]
+    correct = torch.stack([task.right(output, y) for output in outputs]).T
+    averaged = task.right(task.average(outputs), y)
+    overlaps = wanted = None
+    if task.overlaps is not None:
+        overlaps = torch.stack([task.overlaps(output, y) for output in outputs]).double().mean(0).cpu()
+    if asked.wanted is not None:
+        wanted = torch.stack([task.right(output, asked.wanted[rows]) for output in outputs]).T.cpu()
+    return Score(correct.cpu(), averaged.cpu(), _parts(outputs, asked, rows), overlaps, wanted)
 
 
-def vote_successes(clean: Score, attacked: Score) -> Successes:
-    """ASR against the majority vote of the draws."""
-    return _flips(clean.vote, attacked.vote)
-
-
-def averaged_successes(clean: Score, attacked: Score) -> Successes:
-    """ASR against the mean softmax over the draws."""
-    return _flips(clean.averaged, attacked.averaged)
-
-
-def _flips(before: Tensor, after: Tensor) -> Successes:
-    return Successes((before & ~after).double(), before.double())
-
-
-def any_successes(clean: Score, attacked: Score) -> Successes:
-    """ASR if one misclassified draw of all is enough."""
-    p = clean.p
-    return Successes(p * (~attacked.correct.all(1)).double(), p)
-
-
-def worst_case(clean: Score, attacked: list[Score]) -> tuple[Successes, Tensor, Score]:
-    """ASR against the best of several attacks for each image; also which that is, (n,), and its score.
-
-    The best is chosen by one half of the draws and scored by the other: the maximum of several noisy estimates would be
-    too high. A single draw (a deterministic model) does both.
-    """
-    correct = torch.stack([each.correct for each in attacked])
-    draws = correct.shape[2]
-    chosen = correct[:, :, : max(1, draws // 2)].double().mean(2).argmin(0)
-    images = torch.arange(len(chosen))
-    averaged = torch.stack([each.averaged for each in attacked])[chosen, images]
-    left = Score(correct[chosen, images, draws // 2 :], averaged)
-    p = clean.p
-    return Successes(p * (1 - left.p), p), chosen, left
-
-
-def difference(first: Successes, second: Successes) -> tuple[float, float]:
-    """ASR of `first` minus that of `second` on the same images, and its standard error."""
-    total = first.weights.sum().item(), second.weights.sum().item()
-    if min(total) <= 0:
-        return math.nan, math.nan
-    parts = [
-        (each.hits - each.hits.sum() / t * each.weights) / t for each, t in zip((first, second), total, strict=True)
-    ]
-    value = (first.hits.sum() / total[0] - second.hits.sum() / total[1]).item()
-    n = len(first.hits)
-    return value, math.sqrt(n / max(n - 1, 1) * ((parts[0] - parts[1]) ** 2).sum().item())
+def _parts(outputs: Tensor, asked: Asked, rows: Tensor) -> Parts | None:
+    units = asked.task.units
+    if units is None:
+        return None
+    right = 1 - torch.stack([units(output, asked.y[rows]) for output in outputs]).double()
+    q, left = right.mean(0), right[len(right) // 2 :].mean(0)
+    p = q if asked.clean is None else asked.clean[rows]
+    found = Parts(
+        counted=(~q.isnan()).double().sum(1),
+        right=q.nansum(1),
+        right_left=left.nansum(1),
+        hits=(p * (1 - q)).nansum(1),
+        hits_left=(p * (1 - left)).nansum(1),
+        weights=p.nansum(1),
+        voted=(q > 0.5).double().sum(1) / (~q.isnan()).double().sum(1).clamp_min(1),
+        whole=(right.nan_to_num(1.0) == 1).all(2).T,
+    )
+    return Parts(*(value.cpu() for value in found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stocnoise.evaluation.scoring import Rate
+from stocnoise.evaluation.rates import Rate
 
 
 def percent(rate: Rate) -> str:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import Attack, BallAttack, Boundary, overshoot
-from stocnoise.attacks.ball import Norm, norms
+from stocnoise.attacks.ball import Norm, limits, norms
 from stocnoise.attacks.registry import named_attack
+from stocnoise.batches import Batch
 from stocnoise.evaluation.inputs import Counted
-from stocnoise.evaluation.scoring import Score, score
+from stocnoise.evaluation.scoring import Score
+from stocnoise.evaluation.subject import Subject
 
 Key = tuple[str, float | None]
+
+Budgets = Mapping[float, float | Tensor]
+"""ε as the report shows it, to ε as an attack takes it: a budget for each feature goes by its largest."""
 
 # How far past a boundary found on one draw an image is scored on others, in units of its distance.
 _OVERSHOOT = 1.5
@@ -36,7 +42,7 @@ class Job:
         # The raw figure is the published one: what the attack found, as it found it.
         return 1.0 if _is_raw(self.attack) else _OVERSHOOT
 
-    def keys(self, eps: Sequence[float]) -> list[Key]:
+    def keys(self, eps: Iterable[float]) -> list[Key]:
         """The entries that this job makes."""
         return [(self.label, e) for e in ([] if isinstance(self.attack, BallAttack) else [None]) + list(eps)]
 
@@ -75,7 +81,7 @@ class Tally:
     scores: list[Score] = field(default_factory=list)
     l2: list[Tensor] = field(default_factory=list)
     excess: float = 0.0
-    """By how much an image left the ball or [0, 1] at most."""
+    """By how much an image left the ball or the bounds at most."""
     gradients: int = 0
     queries: int = 0
     seconds: float = 0.0
@@ -95,64 +101,70 @@ def seed_all(*parts: object) -> None:
     torch.manual_seed(int.from_bytes(digest[:6], "big"))
 
 
-def run_job(
-    model: Counted, job: Job, x: Tensor, y: Tensor, eps: Sequence[float], norm: Norm, draws: int, seed: object
-) -> dict[Key, Tally]:
-    """Attack and score one batch; the model is in eval mode.
+@dataclass(frozen=True)
+class Trial:
+    """One batch, to be attacked and scored: the subject in eval mode, its model counting what it is asked.
 
-    An attack in a ball runs at each ε. A minimum-norm attack runs once; its images are scored as it made them, pushed
-    on by `job.overshoot`, and cut to each ε.
+    `clean` is what `Subject.answers` found without an attack.
     """
-    if isinstance(job.attack, BallAttack):
-        results: dict[Key, Tally] = {}
-        for e in eps:
-            seed_all(seed, job.label, e)
-            tally = Tally()
-            found = _timed(model, dataclasses.replace(job.attack, eps=e), x, y, tally)
-            results[job.label, e] = _scored(model, tally, x, found, y, e, norm, draws)
+
+    subject: Subject
+    model: Counted
+    batch: Batch
+    clean: Tensor | None
+    norm: Norm
+    draws: int
+
+    def run(self, job: Job, eps: Budgets, seed: object) -> dict[Key, Tally]:
+        """An attack in a ball runs at each ε. A minimum-norm attack runs once; its images are scored as it made them,
+        pushed on by `job.overshoot`, and cut to each ε.
+        """
+        x, wanted = self.batch.x, None
+        if job.attack.targeted:
+            seed_all(seed, job.label, "targets")
+            wanted = self.subject.wanted(self.batch)
+        if isinstance(job.attack, BallAttack):
+            results: dict[Key, Tally] = {}
+            for e, budget in eps.items():
+                seed_all(seed, job.label, e)
+                found, tally = self._timed(dataclasses.replace(job.attack, eps=budget), wanted)
+                results[job.label, e] = self._scored(tally, found, budget, wanted)
+            return results
+        seed_all(seed, job.label)
+        found, search = self._timed(job.attack, wanted)
+        results = {}
+        lengths: list[tuple[float | None, float | Tensor]] = [(None, math.inf), *eps.items()]
+        for shown, length in lengths:
+            further = overshoot(x, found, job.overshoot, length, self.norm, self.subject.bounds)
+            tally = dataclasses.replace(search, scores=[], l2=[])
+            results[job.label, shown] = self._scored(tally, further, length, wanted)
         return results
-    seed_all(seed, job.label)
-    search = Tally()
-    found = _timed(model, job.attack, x, y, search)
-    return {
-        (job.label, e): _scored(
-            model,
-            dataclasses.replace(search, scores=[], l2=[]),
-            x,
-            overshoot(x, found, job.overshoot, float("inf") if e is None else e, norm),
-            y,
-            e,
-            norm,
-            draws,
+
+    def _timed(self, attack: Attack, wanted: Tensor | None) -> tuple[Tensor, Tally]:
+        gradients, queries = self.model.gradients, self.model.queries
+        _wait(self.batch.x)
+        start = time.perf_counter()
+        found = self.subject.attack(attack, self.batch, wanted)
+        _wait(self.batch.x)
+        return found, Tally(
+            gradients=self.model.gradients - gradients,
+            queries=self.model.queries - queries,
+            seconds=time.perf_counter() - start,
         )
-        for e in [None, *eps]
-    }
 
-
-def _timed(model: Counted, attack: Attack, x: Tensor, y: Tensor, tally: Tally) -> Tensor:
-    gradients, queries = model.gradients, model.queries
-    _wait(x)
-    start = time.perf_counter()
-    found = attack(model, x, y)
-    _wait(x)
-    tally.seconds = time.perf_counter() - start
-    tally.gradients, tally.queries = model.gradients - gradients, model.queries - queries
-    return found
+    def _scored(self, tally: Tally, found: Tensor, eps: float | Tensor, wanted: Tensor | None) -> Tally:
+        delta = found.double() - self.batch.x.double()
+        low, high = (torch.as_tensor(limit).to(delta) for limit in limits(self.subject.bounds))
+        outside = torch.maximum((low - found).amax(), (found - high).amax()).item()
+        size = delta.abs() if isinstance(eps, Tensor) else norms(delta, self.norm)
+        beyond = (size - torch.as_tensor(eps).to(delta)).amax().item()
+        # NaN compares false with everything: let it count as outside.
+        tally.excess = max(outside, beyond, 0.0) if outside == outside else float("inf")
+        tally.l2.append(norms(delta, "l2").float().cpu())
+        tally.scores.append(self.subject.score(self.batch, self.draws, found, clean=self.clean, wanted=wanted))
+        return tally
 
 
 def _wait(x: Tensor) -> None:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-
-
-def _scored(
-    model: Counted, tally: Tally, x: Tensor, found: Tensor, y: Tensor, eps: float | None, norm: Norm, draws: int
-) -> Tally:
-    delta = found.double() - x.double()
-    outside = torch.maximum(-found.amin(), found.amax() - 1).item()
-    beyond = 0.0 if eps is None else (norms(delta, norm).amax() - eps).item()
-    # NaN compares false with everything: let it count as outside.
-    tally.excess = max(outside, beyond, 0.0) if outside == outside else float("inf")
-    tally.l2.append(norms(delta, "l2").float().cpu())
-    tally.scores.append(score(model, found.nan_to_num(0.0).clamp(0, 1), y, draws))
-    return tally

@@ -1,0 +1,141 @@
+"""A model as an attacker sees it: losses, gradients and verdicts as means over draws of its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stocnoise.batches import Others
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import MULTICLASS
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(output (B, …), y) → (B,)."""
+
+# Draws are stacked along the batch up to this many input elements a pass; beyond, they run in turn.
+_ELEMENTS_AT_ONCE = 1 << 20
+
+
+def ask(
+    model: nn.Module,
+    x: Tensor,
+    task: Task,
+    others: Others | None = None,
+    rows: Tensor | None = None,
+    draws: int = 1,
+) -> Tensor:
+    """The output for x (draws·B, …), `rows` of a batch `draws` times over; `others` are those of the whole batch.
+
+    Raises:
+        ValueError: the model gave no such output, or another number of rows.
+    """
+    output = task.read(model(x) if others is None else others.call(model, x, rows, draws))
+    if output.dim() == 0 or len(output) != len(x):
+        raise ValueError(f"the model gave an output of shape {tuple(output.shape)} for {len(x)} inputs, not a row each")
+    return output
+
+
+class Ascent(NamedTuple):
+    """What draws of the noise say at a point x (B, …)."""
+
+    losses: Tensor
+    """(draws, B), what the attack maximises."""
+    gradient: Tensor
+    """Of the mean loss over the draws, with respect to x alone; of x's shape."""
+    fooled: Tensor
+    """(B,), the share of draws that answer as the attack wants: wrongly, or, if it is targeted, as it was told."""
+
+    @property
+    def loss(self) -> Tensor:
+        """(B,), the mean over the draws."""
+        return self.losses.mean(0)
+
+
+class Target:
+    """A model under attack, asked `eot` times at each point.
+
+    Args:
+        model: what is attacked, in the mode that it is to be attacked in.
+        dtype: of the images that it takes.
+        eot: draws of its noise.
+        task: what its output means.
+        targeted: the y of `ascent` is the answer wanted, not the right one: losses are negated.
+        y: the targets of the whole batch, held against the first output; None leaves that out.
+        others: the model's inputs beside x, for the whole batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        eot: int,
+        task: Task = MULTICLASS,
+        *,
+        targeted: bool = False,
+        y: Tensor | None = None,
+        others: Others | None = None,
+    ) -> None:
+        # DDP's forward arms its reducer, which then waits for a backward pass that an attack never makes.
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.dtype = dtype
+        self.eot = eot
+        self.task = task
+        self.targeted = targeted
+        self.others = others
+        self._unchecked = True
+        self._targets = y
+
+    def _forward(self, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
+        output = ask(self.model, x.to(self.dtype), self.task, self.others, rows, draws)
+        if self._unchecked:
+            self._unchecked = False
+            alone = output[: len(x) // draws]
+            self.task.check(alone, self._targets if rows is None or self._targets is None else self._targets[rows])
+        return output
+
+    def _passes(self, x: Tensor, draws: int) -> Iterator[int]:
+        """The numbers of draws to stack in one pass."""
+        at_once = max(1, min(draws, _ELEMENTS_AT_ONCE // x.numel()))
+        for done in range(0, draws, at_once):
+            yield min(at_once, draws - done)
+
+    @torch.no_grad()
+    def outputs(self, x: Tensor, draws: int | None = None, rows: Tensor | None = None) -> Tensor:
+        """Outputs of `draws` (default `eot`) independent passes, shape (draws, B, …)."""
+        draws = self.eot if draws is None else draws
+        passes = [self._forward(stacked(x, k), rows, k).unflatten(0, (k, len(x))) for k in self._passes(x, draws)]
+        return torch.cat(passes)
+
+    def ascent(self, x: Tensor, y: Tensor, loss: Loss, rows: Tensor | None = None) -> Ascent:
+        """`eot` draws at x. A gradient that does not exist, or NaN in it, counts as zero: it shows no direction."""
+        all_losses, gradient, fooled = [], torch.zeros_like(x), x.new_zeros(len(x))
+        for k in self._passes(x, self.eot):
+            point = x.detach().requires_grad_()
+            targets = stacked(y, k)
+            output = self._forward(stacked(point, k), rows, k)
+            losses = loss(output, targets)
+            if losses.shape != (len(output),):
+                raise ValueError(f"the loss must give one value per row, not shape {tuple(losses.shape)}")
+            if self.targeted:
+                losses = -losses
+            if losses.requires_grad:
+                # A sum, not a mean: no row's gradient depends on the batch size, and none underflows because of it.
+                (part,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
+                gradient = gradient if part is None else gradient + part
+            all_losses.append(losses.detach().view(k, -1))
+            verdict = (self.task.right if self.targeted else self.task.judge)(output.detach(), targets)
+            fooled = fooled + verdict.view(k, -1).sum(0)
+        return Ascent(torch.cat(all_losses), (gradient / self.eot).nan_to_num_(0.0), fooled / self.eot)
+
+    def losses(self, x: Tensor, y: Tensor, loss: Loss, rows: Tensor | None = None) -> Tensor:
+        """(draws, B), of `eot` fresh draws: what the attack maximises."""
+        losses = torch.stack([loss(output, y) for output in self.outputs(x, rows=rows)])
+        return -losses if self.targeted else losses
+
+
+def stacked(x: Tensor, k: int) -> Tensor:
+    return x if k == 1 else x.repeat(k, *[1] * (x.dim() - 1))

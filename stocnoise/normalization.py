@@ -1,0 +1,110 @@
+"""Models that expect normalised images, attacked in pixel space."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stocnoise.errors import NormalizationWarning
+
+Figures = float | Sequence[float] | Tensor | None
+
+
+class Normalized(nn.Module):
+    """f((x − mean_c) / std_c), the channels along dimension 1, or one mean and std for everything; see `normalized`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        super().__init__()
+        first = next(model.parameters(), torch.empty(0))
+        given = [torch.as_tensor(value, dtype=torch.float32, device=first.device) for value in (mean, std)]
+        if given[0].shape != given[1].shape or given[0].dim() > 1 or not ((given[1] > 0) & given[1].isfinite()).all():
+            raise ValueError(f"mean and std need one entry per channel, std positive, not {mean} and {std}")
+        self.model = model
+        self.register_buffer("mean", given[0], persistent=False)
+        self.register_buffer("std", given[1], persistent=False)
+        self.training = model.training
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.mean.dim() and (x.dim() < 2 or x.shape[1] != len(self.mean)):
+            raise ValueError(
+                f"mean has {len(self.mean)} channels but the images have shape {tuple(x.shape)}: a number for mean and "
+                "std serves inputs without channels"
+            )
+        shape = [1, -1] + [1] * (x.dim() - 2) if self.mean.dim() else []
+        return self.model((x - self.mean.to(x).view(shape)) / self.std.to(x).view(shape), *args, **kwargs)
+
+
+def normalized(model: nn.Module, mean: Figures = None, std: Figures = None) -> Normalized:
+    """A model of pixels in [0, 1] from one that expects (x − mean_c) / std_c: then ε is in pixels.
+
+    The model itself is inside, not copied, so its noise, modes and weights are one and the same.
+
+    Args:
+        model: expects normalised inputs.
+        mean, std: for each channel along dimension 1, or numbers for every value of an input of any shape. None takes
+            those that the model was trained with, from timm's `pretrained_cfg` or from torchvision's weights (pass
+            `weights.transforms().mean` where the model does not know them).
+
+    Raises:
+        ValueError: no figures are given and the model knows none, or they do not fit together.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std belong together: give both or neither")
+    if mean is None or std is None:
+        found = expected_normalization(model)
+        if found is None:
+            raise ValueError(
+                f"{type(model).__name__} does not say how its images are normalised (it has no pretrained_cfg with "
+                "mean and std): give both, normalized(model, mean, std)"
+            )
+        mean, std = found
+    return Normalized(model, _plain(mean), _plain(std))
+
+
+def expected_normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """(mean, std) that timm's `pretrained_cfg` says the images of `model` are normalised with, if it has one."""
+    config = getattr(model, "pretrained_cfg", None)
+    if not isinstance(config, Mapping) or not (config.get("mean") and config.get("std")):
+        return None
+    return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+
+
+_warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def warn_if_bare(model: nn.Module, x: Tensor) -> None:
+    """Warn, once for each model, that it was trained on normalised images and is given pixels in [0, 1].
+
+    Only where the images have as many channels as its figures, and nothing around the model normalises.
+    """
+    expected = expected_normalization(model)
+    if expected is None or model in _warned or x.dim() != 4 or x.shape[1] != len(expected[0]) or not len(x):
+        return
+    if expected == ((0.0,) * x.shape[1], (1.0,) * x.shape[1]) or x.amin() < 0 or x.amax() > 1:
+        return
+    _warned.add(model)
+    warnings.warn(
+        f"{type(model).__name__} was made for images normalised by its pretrained_cfg (mean {_shown(expected[0])}, std "
+        f"{_shown(expected[1])}), and is given pixels in [0, 1] as they are: use stocnoise.normalized(model), or, if "
+        "it has been trained on such pixels, drop the cfg: model.pretrained_cfg = None",
+        NormalizationWarning,
+        stacklevel=3,
+    )
+
+
+def _shown(figures: tuple[float, ...]) -> str:
+    return ", ".join(f"{figure:g}" for figure in figures)
+
+
+def _plain(figures: float | Sequence[float] | Tensor) -> float | tuple[float, ...]:
+    if isinstance(figures, Tensor):
+        figures = figures.tolist()
+    return float(figures) if isinstance(figures, int | float) else tuple(map(float, figures))
