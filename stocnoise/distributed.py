@@ -53,7 +53,9 @@ def _world_size() -> int:
 
 
 def _all_gather(moments: Tensor) -> Tensor:
-    world = _world_size()
+    world, dist = _world_size(), torch.distributed
     gathered = moments.new_empty(world * moments.shape[0], *moments.shape[1:])  # gloo knows no new dimension
-    torch.distributed.all_gather_into_tensor(gathered, moments.contiguous())
+    # PyTorch renames it: from 2.14 on the old name warns, before there is no other.
+    gather = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+    gather(gathered, moments.contiguous())
     return gathered.unflatten(0, (world, -1))
