@@ -20,6 +20,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 AttackTarget = Literal["label", "prediction"]
 
 
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """Which rows are classified as `y` says, (B,)."""
+    return logits.argmax(1) == as_labels(y)
+
+
 class Step:
     """One training batch, and what an objective can do with it.
 
@@ -75,9 +80,9 @@ class Step:
         for part, logits in zip(images, parts, strict=True):
             kind = "clean" if part is self.x else "adversarial" if self._is_adversarial(part) else None
             if kind is not None:
-                right = (logits.detach().argmax(1) == as_labels(self.y)).sum()
-                before, of = self.correct.get(kind, (torch.zeros_like(right), 0))
-                self.correct[kind] = (before + right, of + len(part))
+                hits = right(logits.detach(), self.y).sum()
+                before, of = self.correct.get(kind, (torch.zeros_like(hits), 0))
+                self.correct[kind] = (before + hits, of + len(part))
         return parts
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
+
+UNTOLD = {"told": False}
+"""Metadata of a field that a run may change when it resumes: `told` leaves it out."""
+
+
+def told(group: Any) -> dict[str, Any]:
+    """The settings of a group, a dataclass, as a checkpoint keeps them: plain values as they are, others in words.
+
+    A field at its default is left out, as it is in checkpoints from before there was such a field.
+    """
+    values = {f.name: getattr(group, f.name) for f in fields(group) if _is_told(f, getattr(group, f.name))}
+    return {name: value if _is_plain(value) else in_words(value) for name, value in values.items()}
+
+
+def _is_told(setting: Field[Any], value: Any) -> bool:
+    at_default = setting.default is not MISSING and in_words(value) == in_words(setting.default)
+    return setting.metadata.get("told", True) and not at_default
 
 
 def in_words(value: Any) -> str:
@@ -18,3 +35,7 @@ def in_words(value: Any) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     return repr(value) if type(value).__repr__ is not object.__repr__ else type(value).__qualname__
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
