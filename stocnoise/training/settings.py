@@ -235,7 +235,7 @@ class Reporting:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All of it."""
+    """All that a run was asked for."""
 
     algorithm: Algorithm
     data: Data
