@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
-from stocnoise.attacks.losses import loss_for
+from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Ascent, Loss, Target
 
 
@@ -30,7 +30,7 @@ class APGD(BallAttack):
     Args:
         steps: gradients per restart.
         restarts: independent random starts; the best point of all wins.
-        loss: to be maximised; None: the task's own. See `stocnoise.attacks.losses`: `cross_entropy`, `dlr`, `margin`.
+        loss: to be maximised: the task's own, or of `stocnoise.attacks.losses` `dlr` or `margin`.
         rho: ρ.
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
@@ -39,7 +39,7 @@ class APGD(BallAttack):
 
     steps: int = 100
     restarts: int = 1
-    loss: Loss | None = None
+    loss: Loss = cross_entropy
     rho: float = 0.75
 
     can_be_targeted: ClassVar[bool] = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
@@ -24,13 +24,21 @@ from stocnoise.attacks.ball import (
     per_row,
     rounded,
 )
-from stocnoise.attacks.losses import reads_labels
+from stocnoise.attacks.losses import cross_entropy, reads_labels
 from stocnoise.attacks.modes import BatchNormMode, attack_mode, no_weight_gradients
 from stocnoise.attacks.target import Loss, Target
 from stocnoise.batches import Others
 from stocnoise.tasks import OutputReader, Task, TaskLike, as_task
 
 Self = TypeVar("Self", bound="Attack")
+
+ASKED = {"asked": True}
+"""Metadata of a setting that says what is asked rather than how hard: it is shown where it is not the usual one."""
+
+
+def is_unsaid(attack: Any, setting: dataclasses.Field[Any]) -> bool:
+    """Whether a setting of an attack is one of what is asked, and the usual one."""
+    return bool(setting.metadata.get("asked")) and getattr(attack, setting.name) is setting.default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +61,11 @@ class Attack(ABC):
 
     eot: int = 1
     batch_norm: BatchNormMode = "eval"
-    task: TaskLike = "multiclass"
-    output: OutputReader | None = None
-    bounds: Bounds = PIXELS
-    mask: Tensor | None = None
-    targeted: bool = False
+    task: TaskLike = field(default="multiclass", metadata=ASKED)
+    output: OutputReader | None = field(default=None, metadata=ASKED)
+    bounds: Bounds = field(default=PIXELS, metadata=ASKED)
+    mask: Tensor | None = field(default=None, metadata=ASKED)
+    targeted: bool = field(default=False, metadata=ASKED)
 
     can_be_targeted: ClassVar[bool] = False
 
@@ -114,6 +122,7 @@ class Attack(ABC):
                 task,
                 targeted=self.targeted,
                 y=labels if self._reads_labels() else None,
+                judges=self._reads_labels() or task.name == "multiclass",
                 others=others,
             )
             work = images if images.dtype == torch.float64 else images.float()
@@ -131,27 +140,20 @@ class Attack(ABC):
 
     def _reads_labels(self) -> bool:
         """Whether y is a target of the task, rather than something that a loss of the user's takes."""
-        loss = getattr(self, "loss", None)
-        return loss is None or reads_labels(loss)
+        return reads_labels(getattr(self, "loss", cross_entropy))
 
     def __str__(self) -> str:
         """The settings as a reader needs them to run it again, ε aside: functions and models by their names."""
         shown = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name != "eps" and not (f.name in _ASKED and getattr(self, f.name) is f.default)
+            if f.name != "eps" and not is_unsaid(self, f)
         }
-        if shown.get("loss", True) is None:
-            shown["loss"] = as_task(self.task).loss
         return f"{type(self).__name__}({', '.join(f'{name}={_named(value)}' for name, value in shown.items())})"
 
     @abstractmethod
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """The search itself: x and y are checked, the model is in attack mode, gradients are enabled."""
-
-
-# Settings that say what is asked rather than how hard: shown where they are not the usual ones.
-_ASKED = ("task", "output", "bounds", "mask", "targeted")
 
 
 def _alive(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from stocnoise.tasks.multiclass import as_labels
 class Classifier(nn.Module):
     """What a library is given: a module in eval mode that takes float32 images and returns float32 class logits.
 
-    A single logit z is given as the two (−z/2, z/2), whose softmax is the same probability.
+    A single logit z is given as the two (−z/2, z/2), whose softmax is the same probability (`Task.logits`).
     """
 
     def __init__(self, target: Target, scale: Scale) -> None:
@@ -33,10 +33,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.task.read(self.model(self.scale.inputs(x).to(self.dtype))).float()
-        if self.task.name == "binary":
-            half = output.reshape(-1, 1) / 2
-            return torch.cat([-half, half], 1)
-        return output
+        return output if self.task.logits is None else self.task.logits(output)
 
 
 class Scale:

@@ -30,13 +30,13 @@ def reads_labels(loss: Loss) -> bool:
     return loss in (cross_entropy, margin, dlr)
 
 
-def loss_for(task: Task, loss: Loss | None) -> Loss:
-    """The loss to maximise: the given one, for `margin` that of the task, for None the task's own.
+def loss_for(task: Task, loss: Loss) -> Loss:
+    """The loss to maximise: for `cross_entropy` and `margin` those of the task, else the given one.
 
     Raises:
         ValueError: the loss is one of classes, and the task has none.
     """
-    if loss is None:
+    if loss is cross_entropy:
         return task.loss
     if task.name == "multiclass" or not reads_labels(loss):
         return loss

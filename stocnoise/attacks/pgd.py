@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
-from stocnoise.attacks.losses import loss_for
+from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Loss, Target
 
 
@@ -30,9 +30,8 @@ class PGD(BallAttack):
         restarts: independent runs; per image the one with the highest mean loss over `eot` new draws is returned.
         stop_early: leave an image alone once all `eot` draws of a step misclassify it. With few draws this keeps lucky
             ones; it saves time in training.
-        loss: (output, y) → (B,), to be maximised; None: the task's own, `stocnoise.attacks.losses` holds others. Any y
-            with one entry per image may be passed for a loss of one's own, such as clean logits for the KL divergence
-            of TRADES.
+        loss: (output, y) → (B,), to be maximised: the task's own, or one of `stocnoise.attacks.losses`. Any y with one
+            entry per image may be passed for a loss of the user's, such as clean logits for the divergence of TRADES.
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Madry et al., ICLR 2018; EOT: Athalye et al., ICML 2018.
@@ -44,7 +43,7 @@ class PGD(BallAttack):
     momentum: float = 0.0
     restarts: int = 1
     stop_early: bool = False
-    loss: Loss | None = None
+    loss: Loss = cross_entropy
 
     can_be_targeted: ClassVar[bool] = True
 

@@ -65,6 +65,7 @@ class Target:
         task: what its output means.
         targeted: the y of `ascent` is the answer wanted, not the right one: losses are negated.
         y: the targets of the whole batch, held against the first output; None leaves that out.
+        judges: whether the y of `ascent` is one that the task can judge by; if not, nothing counts as fooled.
         others: the model's inputs beside x, for the whole batch.
     """
 
@@ -77,6 +78,7 @@ class Target:
         *,
         targeted: bool = False,
         y: Tensor | None = None,
+        judges: bool = True,
         others: Others | None = None,
     ) -> None:
         # DDP's forward arms its reducer, which then waits for a backward pass that an attack never makes.
@@ -85,6 +87,7 @@ class Target:
         self.eot = eot
         self.task = task
         self.targeted = targeted
+        self.judges = judges
         self.others = others
         self._unchecked = True
         self._targets = y
@@ -127,8 +130,9 @@ class Target:
                 (part,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
                 gradient = gradient if part is None else gradient + part
             all_losses.append(losses.detach().view(k, -1))
-            verdict = (self.task.right if self.targeted else self.task.judge)(output.detach(), targets)
-            fooled = fooled + verdict.view(k, -1).sum(0)
+            if self.judges:
+                verdict = (self.task.right if self.targeted else self.task.judge)(output.detach(), targets)
+                fooled = fooled + verdict.view(k, -1).sum(0)
         return Ascent(torch.cat(all_losses), (gradient / self.eot).nan_to_num_(0.0), fooled / self.eot)
 
     def losses(self, x: Tensor, y: Tensor, loss: Loss, rows: Tensor | None = None) -> Tensor:

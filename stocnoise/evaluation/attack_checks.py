@@ -109,8 +109,8 @@ def _converged(trials: Trials, pgd: PGD, base: Successes, stochastic: bool) -> I
     for label, attack in stronger.items():
         if (gap := _exceeds(trials(label, attack), base, _CONVERGED)) is not None:
             yield (
-                f"the attack has not converged: {label} raises the ASR of PGD at ε = {_largest(pgd.eps):.4g} by {100 * gap:.0f} "
-                "points. Use a stronger attack"
+                f"the attack has not converged: {label} raises the ASR of PGD at ε = {_largest(pgd.eps):.4g} by "
+                f"{100 * gap:.0f} points. Use a stronger attack"
             )
 
 

@@ -49,6 +49,7 @@ BINARY = Task(
     probabilities=torch.sigmoid,
     classes=lambda p: torch.stack([1 - _column(p), _column(p)], 1),
     decide=lambda logit: (_column(logit) > 0).long(),
+    logits=lambda logit: torch.stack([-_column(logit) / 2, _column(logit) / 2], 1),
     margin=_margin,
     read_target=_read_target,
     check=_check,

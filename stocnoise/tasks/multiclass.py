@@ -73,6 +73,7 @@ MULTICLASS = Task(
     probabilities=lambda logits: logits.softmax(1),
     classes=lambda probabilities: probabilities,
     decide=lambda logits: logits.argmax(1),
+    logits=lambda logits: logits,
     margin=margin,
     read_target=_read_target,
     check=_check,

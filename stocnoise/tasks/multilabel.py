@@ -41,6 +41,7 @@ MULTILABEL = Task(
     probabilities=torch.sigmoid,
     classes=lambda p: torch.stack([1 - p, p], 1),
     decide=lambda logits: (logits > 0).long(),
+    logits=lambda logits: torch.stack([-logits / 2, logits / 2], 1),
     units=_units,
     read_target=_read_target,
     check=_check,

@@ -25,6 +25,7 @@ def segmentation(ignore_index: int = -100) -> Task:
         probabilities=lambda logits: logits.softmax(1),
         classes=lambda probabilities: probabilities,
         decide=lambda logits: logits.argmax(1),
+        logits=lambda logits: logits,
         units=partial(_units, ignored=ignore_index),
         overlaps=partial(_overlaps, ignored=ignore_index),
         read_target=partial(integers, task="segmentation", dims=2, ignored=ignore_index),

@@ -1,4 +1,4 @@
-"""What a run borrows and gives back: Accelerate's state of the process, the student's modes and forward."""
+"""What a run borrows and gives back: Accelerate's state of the process, the student's modes and forward, trackers."""
 
 from __future__ import annotations
 
@@ -53,3 +53,30 @@ def modes_kept(student: nn.Module) -> Iterator[None]:
         student.__dict__.pop("forward", None)
         if forward is not None:
             student.__dict__["forward"] = forward
+
+
+@contextmanager
+def compiled(student: nn.Module, wanted: bool) -> Iterator[None]:
+    """Within the block calls of the student are compiled, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    try:
+        student.compile()
+        yield
+    finally:
+        student._compiled_call_impl = None
+
+
+@contextmanager
+def trackers(accelerator: Accelerator, wanted: bool) -> Iterator[None]:
+    """Within the block Accelerate's trackers take figures, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    accelerator.init_trackers("stocnoise")
+    try:
+        yield
+    finally:  # not `end_training`, which also ends the caller's process group
+        for tracker in accelerator.trackers:
+            tracker.finish()

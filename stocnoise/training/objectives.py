@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stocnoise.attacks import PGD, Attack
-from stocnoise.attacks.base import Target, as_labels, attack_mode, class_logits
+from stocnoise.attacks.modes import attack_mode
+from stocnoise.attacks.target import Target, ask
+from stocnoise.batches import Others
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import MULTICLASS
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 AttackTarget = Literal["label", "prediction"]
@@ -39,6 +43,8 @@ class Step:
         attack_target: AttackTarget = "label",
         criterion: Criterion = F.cross_entropy,
         epoch: int = 0,
+        task: Task = MULTICLASS,
+        others: Others | None = None,
     ) -> None:
         self.model = model
         self.x = x
@@ -46,6 +52,10 @@ class Step:
         self.epoch = epoch
         """Epochs that are over."""
         self.attack = attack
+        self.task = task
+        """What the model's output means; `y` is its target."""
+        self.others = others
+        """The model's inputs beside the images."""
         self.images: tuple[Tensor, ...] = ()
         """The images of the last `logits` call."""
         self.correct: dict[str, tuple[Tensor, int]] = {}
@@ -63,21 +73,22 @@ class Step:
         """
         if target is None and self._attack_target == "label":
             target = self.y
-        self._adversarial.append((attack or self.attack)(self.model, self.x, target))
+        self._adversarial.append((attack or self.attack)(self.model, self.x, target, others=self.others))
         return self._adversarial[-1]
 
     def logits(self, *images: Tensor) -> tuple[Tensor, ...]:
-        """The logits (B, C) of each batch of images, all from one pass in training mode."""
+        """The outputs, logits (B, C) by default, of each batch of images, all from one pass in training mode."""
         first, self.images = not self.images, images
         with one_message(), nullcontext() if first else self._sigma_frozen():
-            together = class_logits(self.model(torch.cat(images) if len(images) > 1 else images[0]))
+            given = torch.cat(images) if len(images) > 1 else images[0]
+            together = ask(self.model, given, self.task, self.others, draws=len(images))
         parts = together.split([len(part) for part in images])
         for part, logits in zip(images, parts, strict=True):
             kind = "clean" if part is self.x else "adversarial" if self._is_adversarial(part) else None
             if kind is not None:
-                right = (logits.detach().argmax(1) == as_labels(self.y)).sum()
-                before, of = self.correct.get(kind, (torch.zeros_like(right), 0))
-                self.correct[kind] = (before + right, of + len(part))
+                hits = self.task.right(logits.detach(), self.y).sum()
+                before, of = self.correct.get(kind, (torch.zeros_like(hits), 0))
+                self.correct[kind] = (before + hits, of + len(part))
         return parts
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -112,9 +123,11 @@ def mixed(step: Step) -> Tensor:
     return (step.loss(on_clean) + step.loss(on_adversarial)) / 2
 
 
-def kl_divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """KL(p ‖ softmax(z)) of each row, shape (B,); p (B, C)."""
-    return F.kl_div(F.log_softmax(logits, 1), probabilities, reduction="none").sum(1)
+def kl_divergence(logits: Tensor, log_probabilities: Tensor) -> Tensor:
+    """KL(p ‖ softmax(z)) of each row, shape (B,); log p (B, K, …), the mean over further dimensions."""
+    pointwise = F.kl_div(F.log_softmax(logits, 1), log_probabilities, reduction="none", log_target=True)
+    divergence = pointwise.sum(1)
+    return divergence if divergence.dim() == 1 else divergence.flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -136,12 +149,18 @@ class Trades:
         attack = step.attack
         if not isinstance(attack, PGD) or not attack.random_start:
             raise ValueError('objective "trades" needs an attack PGD(random_start=True): at x itself its loss is flat')
+        classes = step.task.logits
+        if classes is None:
+            raise ValueError(f'objective "trades" needs a task with classes, which task={step.task} has not: use "at"')
         with attack_mode(step.model, attack.batch_norm):
-            target = Target(step.model, step.x.dtype, eot=1).logits(step.x)[0].softmax(1)
-        adversarial = step.adversarial(replace(attack, loss=kl_divergence), target)
+            target = Target(step.model, step.x.dtype, eot=1, task=step.task, others=step.others).outputs(step.x)[0]
+        adversarial = step.adversarial(
+            replace(attack, loss=lambda output, goal: kl_divergence(classes(output), goal)),
+            classes(target).log_softmax(1),
+        )
         on_clean, on_adversarial = step.logits(step.x, adversarial)
-        divergence = kl_divergence(on_adversarial.float(), on_clean.float().softmax(1)).mean()
-        return step.loss(on_clean) + self.beta * divergence
+        goal = classes(on_clean.float()).log_softmax(1)
+        return step.loss(on_clean) + self.beta * kl_divergence(classes(on_adversarial.float()), goal).mean()
 
 
 _NAMED: dict[str, Objective] = {"at": at, "trades": Trades(), "mixed": mixed, "clean": clean}

@@ -1,8 +1,9 @@
-"""The public call: everything for a run is made here, prepared by Accelerate, and handed to the trainer."""
+"""The public call: settings are grouped, what they need is prepared by Accelerate, the trainer trains."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,31 +12,30 @@ import torch.nn.functional as F
 from torch import nn
 
 from stocnoise.attacks import PGD, Attack
-from stocnoise.controls import stochastic_layers
-from stocnoise.errors import CheckpointError
-from stocnoise.training.arguments import (
-    check_loader,
-    check_precision,
-    check_run,
-    check_shares,
-    check_student,
-    warn_of_workers,
-)
-from stocnoise.training.borrowed import accelerator_for, modes_kept
+from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
-from stocnoise.training.checkpoints import Checkpoints
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
-from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target, make_objective
+from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_objective
 from stocnoise.training.optim import OptimizerChoice, SchedulerChoice, make_optimizer, make_scheduler
-from stocnoise.training.states import is_sharded
+from stocnoise.training.settings import (
+    DEFAULT_GAMMA,
+    Algorithm,
+    Checkpointing,
+    Data,
+    Execution,
+    Optimisation,
+    Reporting,
+    Settings,
+    own_schedule,
+)
+from stocnoise.training.snapshot import RunState
+from stocnoise.training.states import bare_optimizer, check_bare
+from stocnoise.training.tally import Tally
 from stocnoise.training.trainer import Trainer
-from stocnoise.training.wording import in_words
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_DEFAULT_GAMMA = GammaSchedule(init=0.01, max=0.1, interval=1)
 
 
 def finetune(
@@ -44,7 +44,7 @@ def finetune(
     epochs: int = 10,
     objective: str | Objective = "at",
     attack: Attack = PGD(eps=8 / 255),  # noqa: B008 - frozen
-    gamma: GammaSchedule | None = _DEFAULT_GAMMA,
+    gamma: GammaSchedule | None = DEFAULT_GAMMA,
     *,
     seed: int = 0,
     checkpoint_dir: str | Path | None = None,
@@ -119,127 +119,76 @@ def finetune(
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
     """
-    check_student(student)
-    check_run(epochs, checkpoint_dir, checkpoint_every, resume)
-    if accelerator is not None and (precision is not None or accumulate != 1 or log_with is not None):
-        raise ValueError("precision, accumulate and log_with are settings of your accelerator: give them to it")
-    check_attack_target(attack_target)
+    check_bare(student)
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
-    schedule = _own_schedule(gamma, student, epochs, every_callback)
-    check_loader(train_loader)
-    checkpoints = _open(checkpoint_dir, keep_checkpoints, resume)
-    if checkpoints is not None:
-        warn_of_workers(train_loader)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    tracked = {} if log_with is None else {"log_with": log_with, "project_dir": str(checkpoint_dir or "runs")}
-
-    with accelerator_for(accelerator, precision, accumulate, tracked) as prepared, modes_kept(student):
-        check_precision(prepared)
-        student.to(prepared.device)
-        if channels_last:
-            student.to(memory_format=torch.channels_last)
-        averaged = _averaged(student, ema)
-        own_optimizer = make_optimizer(student, optimizer, lr, weight_decay)
-        model, own_optimizer, loader = prepared.prepare(student, own_optimizer, train_loader)
-        if averaged is not None and is_sharded(model):
-            raise ValueError("ema needs whole weights on every process: it does not work with FSDP")
-        check_shares(loader, prepared)
-        batches = len(loader)
-        steps = -(-batches // prepared.gradient_accumulation_steps)
-        if tracked:
-            prepared.init_trackers("stocnoise")
-        run = Run(student=student, optimizer=own_optimizer, epochs=epochs, steps_per_epoch=steps)
-        trainer = Trainer(
-            run=run,
-            model=model,
-            optimizer=own_optimizer,
-            scheduler=make_scheduler(_bare(own_optimizer), scheduler, steps * epochs),
-            loader=loader,
-            val_loader=None if val_loader is None else prepared.prepare(val_loader),
-            accelerator=prepared,
+    settings = Settings(
+        algorithm=Algorithm(
+            epochs=epochs,
             objective=chosen,
             attack=attack,
-            val_attack=val_attack or attack,
             attack_target=attack_target,
+            gamma=own_schedule(gamma, student, epochs, every_callback),
+            val_attack=val_attack or attack,
+        ),
+        data=Data(seed=seed, train_loader=train_loader, val_loader=val_loader),
+        execution=Execution(
+            precision=precision,
+            accumulate=accumulate,
+            compile=compile,
+            channels_last=channels_last,
+            log_with=log_with,
+            accelerator=accelerator,
+        ),
+        optimisation=Optimisation(
+            optimizer=optimizer,
+            scheduler=scheduler,
+            lr=lr,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
             criterion=criterion,
-            gamma=schedule,
-            averaged=averaged,
-            callbacks=every_callback,
-            checkpoints=checkpoints,
-            checkpoint_every=checkpoint_every,
-            max_grad_norm=float("inf") if max_grad_norm is None else max_grad_norm,
-            memory_format=memory_format,
-            seed=seed,
-            settings={
-                "epochs": epochs,
-                "objective": in_words(chosen),
-                "attack": in_words(attack),
-                "attack_target": attack_target,
-                "gamma": repr(schedule),
-                "seed": seed,
-                "batches": batches,
-                "accumulate": prepared.gradient_accumulation_steps,
-                "processes": prepared.num_processes,
-                "precision": prepared.mixed_precision,
-                "optimizer": type(_bare(own_optimizer)).__name__,
-                "lr": lr if optimizer is None else None,
-                "weight_decay": weight_decay if optimizer is None else None,
-                "max_grad_norm": max_grad_norm,
-                "criterion": in_words(criterion),
-                "ema": ema,
-                "callbacks": [type(callback).__name__ for callback in every_callback],
-            },
-            progress=progress,
-        )
-        try:
-            if compile:
-                student.compile()
-            trainer.train(resume)
-        finally:
-            if compile:
-                student._compiled_call_impl = None
-            if tracked:  # not `end_training`, which also ends the caller's process group
-                for tracker in prepared.trackers:
-                    tracker.finish()
-    run.history.averaged = None if averaged is None else averaged.module
-    return run.history
+            ema=ema,
+        ),
+        checkpointing=Checkpointing(
+            folder=checkpoint_dir, every=checkpoint_every, keep=keep_checkpoints, resume=resume
+        ),
+        reporting=Reporting(callbacks=every_callback, progress=progress),
+    )
+    if settings.checkpointing.store is not None:
+        settings.data.warn_of_workers()
+    with settings.execution.accelerate(checkpoint_dir) as prepared, modes_kept(student):
+        trainer = _prepare(student, settings, prepared)
+        with trackers(prepared, log_with is not None), compiled(student, compile):
+            return trainer.train()
 
 
-def _own_schedule(
-    gamma: GammaSchedule | None, student: nn.Module, epochs: int, callbacks: Sequence[Callback]
-) -> GammaSchedule | None:
-    """The schedule of this run, a copy that knows T, so that the caller's stays as it is."""
-    by = next((callback for callback in callbacks if callback.sets_gamma), None)
-    if gamma is _DEFAULT_GAMMA and (by is not None or not any(stochastic_layers(student))):
-        return None
-    if gamma is None:
-        return None
-    if by is not None:
-        raise ValueError(f"{type(by).__name__} sets gamma itself: leave out gamma")
-    if gamma.epochs not in (None, epochs):
-        raise ValueError(f"{gamma!r} is for {gamma.epochs} epochs, the run for {epochs}")
-    return GammaSchedule(gamma.init, gamma.max, gamma.interval, epochs)
-
-
-def _open(folder: str | Path | None, keep: int, resume: bool) -> Checkpoints | None:
-    if folder is None:
-        return None
-    checkpoints = Checkpoints(Path(folder), keep)
-    if not resume and checkpoints.paths():
-        raise CheckpointError(
-            f"{folder} holds checkpoints of an earlier run: resume=True continues it, another checkpoint_dir keeps it"
-        )
-    return checkpoints
-
-
-def _averaged(student: nn.Module, decay: float | None) -> Any:
-    if decay is None:
-        return None
-    from timm.utils.model_ema import ModelEmaV3
-
-    return ModelEmaV3(student, decay=decay)
-
-
-def _bare(optimizer: Any) -> Any:
-    return getattr(optimizer, "optimizer", optimizer)
+def _prepare(student: nn.Module, settings: Settings, accelerator: Accelerator) -> Trainer:
+    """The student on Accelerate's device, and everything that trains it."""
+    algorithm, data, optimisation = settings.algorithm, settings.data, settings.optimisation
+    settings.execution.check_precision(accelerator)
+    student.to(accelerator.device)
+    if settings.execution.channels_last:
+        student.to(memory_format=torch.channels_last)
+    averaged = optimisation.averaged(student)
+    optimizer = make_optimizer(student, optimisation.optimizer, optimisation.lr, optimisation.weight_decay)
+    model, optimizer, loader = accelerator.prepare(student, optimizer, data.train_loader)
+    bare = bare_optimizer(optimizer)
+    optimisation.check_whole(model)
+    val_loader = None if data.val_loader is None else accelerator.prepare(data.val_loader)
+    data = replace(data, train_loader=loader, val_loader=val_loader)
+    data.check_shares(accelerator)
+    settings = replace(settings, data=data)
+    steps = -(-data.batches // accelerator.gradient_accumulation_steps)
+    state = RunState(
+        settings=settings.words(accelerator, bare),
+        run=Run(student=student, optimizer=optimizer, epochs=algorithm.epochs, steps_per_epoch=steps),
+        model=model,
+        optimizer=optimizer,
+        scheduler=make_scheduler(bare, optimisation.scheduler, steps * algorithm.epochs),
+        schedules=algorithm.schedules,
+        averaged=averaged,
+        callbacks=settings.reporting.callbacks,
+        accelerator=accelerator,
+        tally=Tally(accelerator.device),
+    )
+    return Trainer(settings, state)

@@ -1,23 +1,76 @@
-"""From a running trainer to a checkpoint and back: everything that the rest of the run depends on."""
+"""What the rest of a run depends on, and how it becomes a checkpoint and comes back."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from stocnoise.errors import CheckpointError
-from stocnoise.training.checkpoints import mismatch
+from stocnoise.training.callbacks import Callback, Run
+from stocnoise.training.checkpoints import Checkpoints, mismatch
+from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
+from stocnoise.training.optim import Scheduler
 from stocnoise.training.randomness import random_state
-from stocnoise.training.states import get_states, is_sharded, set_states
+from stocnoise.training.states import bare_optimizer, get_states, is_sharded, set_states
+from stocnoise.training.tally import Tally
 
 if TYPE_CHECKING:
-    from stocnoise.training.trainer import Trainer
+    from accelerate import Accelerator
 
 
-def take(trainer: Trainer) -> Path | None:
+class Stateful(Protocol):
+    """What a checkpoint can keep."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """All that moves while a run trains, on this process: `take` keeps it, `restore` puts it back."""
+
+    settings: dict[str, Any]  # in words; a checkpoint of others is refused
+    run: Run
+    model: nn.Module  # what is called: the student, or DDP or FSDP around it
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    schedules: Mapping[str, GammaSchedule | None]
+    averaged: Any  # timm's ModelEmaV3, or None
+    callbacks: Sequence[Callback]
+    accelerator: Accelerator
+    tally: Tally
+    batch: int = 0  # batches of the current epoch that are over
+
+    @property
+    def student(self) -> nn.Module:
+        return self.run.student
+
+    @property
+    def parts(self) -> dict[str, Stateful | None]:
+        """What keeps a state of its own, by its name in the checkpoint."""
+        return {
+            "scheduler": self.scheduler,
+            **self.schedules,
+            "scaler": self.accelerator.scaler,
+            "averaged": None if self.averaged is None else self.averaged.module,
+        }
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """Those that may differ between processes."""
+        if self.accelerator.num_processes == 1:
+            return []
+        models = [self.student] if self.averaged is None else [self.student, self.averaged.module]
+        return [buffer for model in models for buffer in model.buffers()]
+
+
+def take(state: RunState, store: Checkpoints) -> Path | None:
     """Write a checkpoint; every process calls it, the main one gets the path.
 
     Raises:
@@ -25,34 +78,30 @@ def take(trainer: Trainer) -> Path | None:
     """
     from accelerate.utils import broadcast_object_list, gather_object
 
-    run, accelerator = trainer.run, trainer.accelerator
+    run, accelerator = state.run, state.accelerator
     # What differs between processes: random numbers, the figures of the epoch so far, and BatchNorm's statistics,
     # which DDP makes equal only as the next training pass begins, after that step's attack.
-    own = {"random": random_state(accelerator.device), "tally": trainer.tally.cpu(), "buffers": _buffers(trainer)}
+    own = {"random": random_state(accelerator.device), "tally": state.tally.values.cpu(), "buffers": state.buffers}
     processes = gather_object([own])
-    model, optimizer = get_states(trainer.model, _bare_optimizer(trainer))
+    model, optimizer = get_states(state.model, bare_optimizer(state.optimizer))
     path: Path | None = None
     outcome: list[str | None] = [None]
     if accelerator.is_main_process:
-        assert trainer.checkpoints is not None
         tree = {
-            "settings": trainer.settings,
+            "settings": state.settings,
             "epoch": run.epoch,
             "step": run.step,
-            "batch": trainer.batch,
+            "batch": state.batch,
             "stop": run.stop,
             "model": model,
             "optimizer": optimizer,
-            "scheduler": trainer.scheduler.state_dict(),
-            "gamma": trainer.gamma and trainer.gamma.state_dict(),
-            "scaler": accelerator.scaler and accelerator.scaler.state_dict(),
-            "averaged": trainer.averaged and trainer.averaged.module.state_dict(),
-            "callbacks": [callback.state_dict() for callback in trainer.callbacks],
+            **{name: None if part is None else part.state_dict() for name, part in state.parts.items()},
+            "callbacks": [callback.state_dict() for callback in state.callbacks],
             "history": run.history.to_dict(),
             "processes": processes,
         }
         try:
-            path = trainer.checkpoints.save(run.step, tree)
+            path = store.save(run.step, tree)
         except CheckpointError as error:
             outcome = [str(error)]
     if accelerator.num_processes > 1:
@@ -62,7 +111,7 @@ def take(trainer: Trainer) -> Path | None:
     return path
 
 
-def restore(trainer: Trainer, path: Path, tree: dict[str, Any]) -> dict[str, Any] | None:
+def restore(state: RunState, path: Path, tree: dict[str, Any]) -> dict[str, Any] | None:
     """Put the run where `tree`, read from `path`, was taken.
 
     Returns:
@@ -71,49 +120,38 @@ def restore(trainer: Trainer, path: Path, tree: dict[str, Any]) -> dict[str, Any
     Raises:
         CheckpointError: the checkpoint is of another run or another model. Nothing has been changed then.
     """
-    run, accelerator = trainer.run, trainer.accelerator
-    _check_same_run(trainer, path, tree)
+    run = state.run
+    _check_same_run(state, path, tree)
     try:
-        set_states(trainer.model, _bare_optimizer(trainer), tree["model"], tree["optimizer"])
+        set_states(state.model, bare_optimizer(state.optimizer), tree["model"], tree["optimizer"])
     except ValueError as error:
         raise CheckpointError(f"{path} is of another optimizer: {error}") from error
-    trainer.scheduler.load_state_dict(tree["scheduler"])
-    if trainer.gamma is not None:
-        trainer.gamma.load_state_dict(tree["gamma"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(tree["scaler"])
-    if trainer.averaged is not None:
-        trainer.averaged.module.load_state_dict(tree["averaged"])
-    for callback, state in zip(trainer.callbacks, tree["callbacks"], strict=True):
-        callback.load_state_dict(state)
-    own = tree["processes"][accelerator.process_index]
-    for mine, kept in zip(_buffers(trainer), own["buffers"], strict=True):
+    for name, part in state.parts.items():
+        if part is not None:
+            part.load_state_dict(tree[name])
+    for callback, kept in zip(state.callbacks, tree["callbacks"], strict=True):
+        callback.load_state_dict(kept)
+    own = tree["processes"][state.accelerator.process_index]
+    for mine, kept in zip(state.buffers, own["buffers"], strict=True):
         mine.copy_(kept)
-    trainer.tally = own["tally"].to(trainer.tally)
-    run.epoch, run.step, trainer.batch, run.stop = tree["epoch"], tree["step"], tree["batch"], tree["stop"]
+    state.tally.values.copy_(own["tally"])
+    run.epoch, run.step, state.batch, run.stop = tree["epoch"], tree["step"], tree["batch"], tree["stop"]
     # The same object: a callback may hold it.
     run.history.replace(History.from_dict(tree["history"]))
-    return own["random"] if trainer.batch else None
+    return own["random"] if state.batch else None
 
 
-def _buffers(trainer: Trainer) -> list[Tensor]:
-    if trainer.accelerator.num_processes == 1:
-        return []
-    models = [trainer.student] if trainer.averaged is None else [trainer.student, trainer.averaged.module]
-    return [buffer for model in models for buffer in model.buffers()]
-
-
-def _check_same_run(trainer: Trainer, path: Path, tree: dict[str, Any]) -> None:
-    accelerator = trainer.accelerator
-    if accelerator.num_processes > 1:
+def _check_same_run(state: RunState, path: Path, tree: dict[str, Any]) -> None:
+    if state.accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         if len(set(gather_object([tree["step"]]))) > 1:
             raise CheckpointError(f"the processes see different checkpoints: {path.parent} must be a folder they share")
-    theirs, ours = tree["settings"], trainer.settings
-    changed = [f"{name}: {theirs.get(name)} → {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
-    if not is_sharded(trainer.model):
-        expected: dict[str, Tensor] = trainer.student.state_dict()
+    theirs, ours = tree["settings"], state.settings
+    pairs = {name: (theirs.get(name), ours.get(name)) for name in ours | theirs}
+    changed = [f"{name}: {before} → {now}" for name, (before, now) in pairs.items() if before != now]
+    if not is_sharded(state.model):
+        expected: dict[str, Tensor] = state.student.state_dict()
         if (difference := mismatch(expected, tree["model"])) is not None:
             raise CheckpointError(f"{path} is a checkpoint of another model: it {difference}. {_ADVICE}")
     if changed:
@@ -121,7 +159,3 @@ def _check_same_run(trainer: Trainer, path: Path, tree: dict[str, Any]) -> None:
 
 
 _ADVICE = "Continue that run as it was started, or give this one another checkpoint_dir"
-
-
-def _bare_optimizer(trainer: Trainer) -> Any:
-    return getattr(trainer.optimizer, "optimizer", trainer.optimizer)

@@ -20,6 +20,21 @@ def is_sharded(model: nn.Module) -> bool:
     return wrapped or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def check_bare(student: nn.Module) -> None:
+    """ValueError if something stands around the student, or holds its weights in shards."""
+    if isinstance(student, nn.DataParallel | DistributedDataParallel):
+        raise ValueError(
+            f"the student is wrapped in {type(student).__name__}: pass its .module, finetune wraps it itself"
+        )
+    if is_sharded(student):
+        raise ValueError("the student is sharded already: pass it whole, and accelerator= with an FSDP plugin")
+
+
+def bare_optimizer(optimizer: Any) -> Any:
+    """What Accelerate has put into its own optimiser."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 def get_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
     """(model state, optimiser state) under the names of the bare model.
 

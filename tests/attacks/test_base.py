@@ -114,9 +114,9 @@ def test_noise_stays_on():
 
 
 def test_draws_of_one_pass_are_independent():
-    from stocnoise.attacks.base import Target
+    from stocnoise.attacks.target import Target
 
-    logits = Target(trained(gamma=0.3), torch.float32, 8).logits(X)
+    logits = Target(trained(gamma=0.3), torch.float32, 8).outputs(X)
     assert logits.shape == (8, 32, 10)
     assert (logits[0] - logits[1]).abs().mean() > 0.1
 

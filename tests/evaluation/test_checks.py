@@ -8,8 +8,9 @@ from torch import nn
 import stocnoise
 from stocnoise.attacks import BallAttack
 from stocnoise.evaluation.attack_checks import entry_warnings
-from stocnoise.evaluation.report import Entry
-from stocnoise.evaluation.scoring import Rate, Score, Successes
+from stocnoise.evaluation.measured import Entry
+from stocnoise.evaluation.rates import Rate, Successes
+from stocnoise.evaluation.scoring import Score
 
 X, Y = (t[:96] for t in digits()[2:])
 

@@ -6,19 +6,18 @@ import pytest
 import torch
 from attacks_models import digits, trained
 
-from stocnoise.evaluation.scoring import (
-    Score,
+from stocnoise.evaluation.rates import (
     Successes,
     any_successes,
     averaged_successes,
     difference,
     ratio,
-    score,
     successes,
     vote_successes,
     wilson,
     worst_case,
 )
+from stocnoise.evaluation.scoring import Score, score
 
 
 def drawn(p, draws, generator=None):

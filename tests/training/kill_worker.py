@@ -16,8 +16,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import accelerate  # noqa: F401 - imported before the forks
 import timm.utils  # noqa: F401
 import torch

@@ -1,0 +1,259 @@
+"""What `finetune` was asked for, grouped by what changes together.
+
+A group refuses what cannot work, when it is made where that can be known, and says its settings in words. A new field
+is in every checkpoint by itself, unless it is marked `UNTOLD`; give it a default that means what was done without it,
+and earlier checkpoints still resume.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from stocnoise.attacks import Attack
+from stocnoise.batches import Batch, BatchReader, check_reader, read_batch
+from stocnoise.controls import stochastic_layers
+from stocnoise.errors import CheckpointError
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import MULTICLASS
+from stocnoise.training.borrowed import accelerator_for
+from stocnoise.training.callbacks import Callback
+from stocnoise.training.checkpoints import Checkpoints
+from stocnoise.training.gamma import GammaSchedule
+from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
+from stocnoise.training.optim import OptimizerChoice, SchedulerChoice
+from stocnoise.training.states import is_sharded
+from stocnoise.training.wording import UNTOLD, told
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+DEFAULT_GAMMA = GammaSchedule(init=0.01, max=0.1, interval=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """Algorithm 1: T epochs of an objective, the attack within it, and γ."""
+
+    epochs: int
+    objective: Objective
+    attack: Attack
+    attack_target: AttackTarget
+    gamma: GammaSchedule | None
+    val_attack: Attack = field(metadata=UNTOLD)
+    task: Task = MULTICLASS
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        check_attack_target(self.attack_target)
+
+    @property
+    def schedules(self) -> dict[str, GammaSchedule | None]:
+        """What is stepped after every epoch, by the name under which a checkpoint keeps it."""
+        return {"gamma": self.gamma}
+
+    def words(self) -> dict[str, Any]:
+        return told(self) | {"gamma": repr(self.gamma)}
+
+
+def own_schedule(
+    gamma: GammaSchedule | None, student: nn.Module, epochs: int, callbacks: Sequence[Callback]
+) -> GammaSchedule | None:
+    """The schedule of this run, a copy that knows T, so that the caller's stays as it is."""
+    by = next((callback for callback in callbacks if callback.sets_gamma), None)
+    if gamma is DEFAULT_GAMMA and (by is not None or not any(stochastic_layers(student))):
+        return None
+    if gamma is None:
+        return None
+    if by is not None:
+        raise ValueError(f"{type(by).__name__} sets gamma itself: leave out gamma")
+    if gamma.epochs not in (None, epochs):
+        raise ValueError(f"{gamma!r} is for {gamma.epochs} epochs, the run for {epochs}")
+    return GammaSchedule(gamma.init, gamma.max, gamma.interval, epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where batches come from, how one is read, and the seed of all that is drawn."""
+
+    seed: int
+    train_loader: Iterable[Any] = field(metadata=UNTOLD)
+    val_loader: Iterable[Any] | None = field(metadata=UNTOLD)
+    batch: BatchReader = None
+
+    def __post_init__(self) -> None:
+        check_reader(self.batch)
+        try:
+            batches = self.batches
+        except TypeError:
+            raise ValueError(
+                "train_loader has no length, which the learning-rate schedule and resuming need: give its dataset a "
+                "__len__"
+            ) from None
+        if isinstance(self.train_loader, Iterator):
+            raise ValueError("train_loader is an iterator, empty after one epoch: pass the loader itself")
+        if batches == 0:
+            raise ValueError("train_loader is empty: with drop_last=True the data must hold a whole batch")
+
+    @property
+    def batches(self) -> int:
+        """An epoch, on each process once the loader is prepared."""
+        return len(self.train_loader)  # type: ignore[arg-type]
+
+    def read(self, batch: Any) -> Batch:
+        """The input, the target and the other inputs in what a loader gave."""
+        return read_batch(batch, self.batch)
+
+    def warn_of_workers(self) -> None:
+        if getattr(self.train_loader, "persistent_workers", False):
+            warnings.warn(
+                "train_loader has persistent workers, whose random numbers no checkpoint holds: a run resumed from one "
+                "augments its images differently; with persistent_workers=False it is exact",
+                stacklevel=3,
+            )
+
+    def check_shares(self, accelerator: Accelerator) -> None:
+        """Of the prepared loader."""
+        shared = accelerator.num_processes > 1 or accelerator.gradient_accumulation_steps > 1
+        if shared and not isinstance(self.train_loader, DataLoader):
+            raise ValueError("sharing batches between processes, and accumulate, need a torch DataLoader")
+
+    def words(self) -> dict[str, Any]:
+        return told(self) | {"batches": self.batches}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How it is computed, by Accelerate."""
+
+    precision: Literal["no", "bf16", "fp16"] | None
+    accumulate: int
+    compile: bool
+    channels_last: bool
+    log_with: str | None
+    accelerator: Accelerator | None
+
+    def __post_init__(self) -> None:
+        if self.accelerator is not None and (
+            self.precision is not None or self.accumulate != 1 or self.log_with is not None
+        ):
+            raise ValueError("precision, accumulate and log_with are settings of your accelerator: give them to it")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def accelerate(self, folder: str | Path | None) -> AbstractContextManager[Accelerator]:
+        """The Accelerator of the run; a tracker writes to `folder`."""
+        tracked = {} if self.log_with is None else {"log_with": self.log_with, "project_dir": str(folder or "runs")}
+        return accelerator_for(self.accelerator, self.precision, self.accumulate, tracked)
+
+    def check_precision(self, accelerator: Accelerator) -> None:
+        if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            raise ValueError(
+                'fp16 needs a GPU: on a CPU Accelerate would train in float32 without a word; precision="bf16" works'
+            )
+
+    def words(self, accelerator: Accelerator) -> dict[str, Any]:
+        """As Accelerate's configuration and launcher have decided them, not as they were asked for."""
+        return {
+            "accumulate": accelerator.gradient_accumulation_steps,
+            "processes": accelerator.num_processes,
+            "precision": accelerator.mixed_precision,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """How the weights follow the gradient of L, and what averages them."""
+
+    optimizer: OptimizerChoice = field(metadata=UNTOLD)
+    scheduler: SchedulerChoice = field(metadata=UNTOLD)
+    lr: float
+    weight_decay: float
+    max_grad_norm: float | None
+    criterion: Criterion
+    ema: float | None
+
+    def averaged(self, student: nn.Module) -> Any:
+        """timm's ModelEmaV3 of the student, None without `ema`."""
+        if self.ema is None:
+            return None
+        from timm.utils.model_ema import ModelEmaV3
+
+        return ModelEmaV3(student, decay=self.ema)
+
+    def check_whole(self, model: nn.Module) -> None:
+        if self.ema is not None and is_sharded(model):
+            raise ValueError("ema needs whole weights on every process: it does not work with FSDP")
+
+    def words(self, made: torch.optim.Optimizer) -> dict[str, Any]:
+        unused = {} if self.optimizer is None else {"lr": None, "weight_decay": None}
+        return {"optimizer": type(made).__name__} | told(self) | unused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Where the run is kept, and how often. None of it decides how the run ends, so no checkpoint tells it."""
+
+    folder: str | Path | None
+    every: int | None
+    keep: int
+    resume: bool
+
+    def __post_init__(self) -> None:
+        if self.folder is None and (self.resume or self.every is not None):
+            raise ValueError("resume and checkpoint_every need a checkpoint_dir")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, not {self.every}")
+        if self.store is not None and not self.resume and self.store.paths():
+            raise CheckpointError(
+                f"{self.folder} holds checkpoints of an earlier run: resume=True continues it, another checkpoint_dir "
+                "keeps it"
+            )
+
+    @property
+    def store(self) -> Checkpoints | None:
+        return None if self.folder is None else Checkpoints(Path(self.folder), self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Who is told how the run goes."""
+
+    callbacks: Sequence[Callback] = field(metadata=UNTOLD)
+    progress: bool = field(metadata=UNTOLD)
+
+    def words(self) -> dict[str, Any]:
+        return told(self) | {"callbacks": [type(callback).__name__ for callback in self.callbacks]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that a run was asked for."""
+
+    algorithm: Algorithm
+    data: Data
+    execution: Execution
+    optimisation: Optimisation
+    checkpointing: Checkpointing
+    reporting: Reporting
+
+    def words(self, accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """By which a checkpoint knows the run again; `data` holds the prepared loaders."""
+        return (
+            self.algorithm.words()
+            | self.data.words()
+            | self.execution.words(accelerator)
+            | self.optimisation.words(optimizer)
+            | self.reporting.words()
+        )
