@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import stocnoise
-from tests.compat_models import SITES, Small, images, sigmas, small_student
+from tests.compat.models import SITES, Small, images, sigmas, small_student
 
 BACKENDS = [
     "eager",
