@@ -244,8 +244,6 @@ def test_shared_noise_is_the_same_for_each_row(shape: tuple[int, ...], channels_
 def test_shared_noise_where_rows_are_interleaved() -> None:
     x = torch.zeros(6, 4, 8).transpose(0, 1)
     operation = Operation(Activation("identity"), channel_dim=2, shared=True)
-    y, _, _ = kernels.forward(
-        x, torch.ones(8), torch.tensor(1.0), torch.tensor([SEED]), operation, statistics=False
-    )
+    y, _, _ = kernels.forward(x, torch.ones(8), torch.tensor(1.0), torch.tensor([SEED]), operation, statistics=False)
     assert y.std() > 0.5
     assert all(torch.equal(row, y[0]) for row in y)
