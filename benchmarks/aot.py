@@ -88,14 +88,14 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     from triton.compiler import ASTSource, compile
 
     from stocnoise import kernels
-    from stocnoise.activations import output_decides
+    from stocnoise.activations import Activation
     from stocnoise.kernels.launch import plan, plan_pointwise
     from stocnoise.kernels.layout import walk_of
 
     backend, arch, warp = TARGETS[target]
     shape, strides = _layout(layout)
     dense = torch.empty_like(torch.empty_strided(shape, strides, device="meta")).stride()
-    if step == "backward" and output_decides(activation, slope=0.01):
+    if step == "backward" and Activation(activation).output_decides:
         launch = plan_pointwise(math.prod(shape))
     else:
         launch = plan(shape, dense, 1, fast=backend == "cuda")

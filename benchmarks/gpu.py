@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--full]
 
-Uses the torch and triton that are there, and imports `stocnoise` from this checkout without installing it. Each part is
+Uses the torch and triton that are there, and `stocnoise` of this checkout, installed or not. Each part is
 a process of its own with a time limit, 23 minutes in all without `--full`: one that fails takes nothing with it. What
 they print is kept in `benchmarks/results/gpu-*.log`. Without a GPU the tests skip and the rest runs in tiny sizes.
 """
@@ -13,7 +13,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,25 +62,19 @@ def parts(full: bool, gpu: bool) -> list[Part]:
     ]
 
 
-def import_from_checkout() -> None:
-    """`stocnoise.kernels` lies beside the package, not in it: a folder of links joins them."""
-    links = Path(tempfile.mkdtemp(prefix="stocnoise-"))
-    (links / "stocnoise").mkdir()
-    for path in (ROOT / "stocnoise").iterdir():
-        (links / "stocnoise" / path.name).symlink_to(path)
-    (links / "stocnoise" / "kernels").symlink_to(ROOT / "kernels")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(links), str(ROOT), os.environ.get("PYTHONPATH", "")])
-
-
 def run(part: Part) -> tuple[str, list[str]]:
     """How it ended, and its last lines; all of what it prints goes to the terminal and to a file."""
     print(f"\n=== {part.name}: python -m {' '.join(part.command)}", flush=True)
     log = RESULTS / f"gpu-{part.name.replace(' ', '-')}.log"
-    # -P: not the current folder first, PYTHONPATH decides. Unbuffered, or a part that is stopped leaves no lines.
-    command = ["timeout", f"{60 * part.minutes:.0f}", sys.executable, "-u", "-P", "-m", *part.command]
+    # Unbuffered, or a part that is stopped leaves no lines.
+    command = ["timeout", f"{60 * part.minutes:.0f}", sys.executable, "-u", "-m", *part.command]
+    # Also for the scripts that tests start.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     start = time.monotonic()
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -95,9 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every shape and model; hours")
     options = parser.parse_args()
-    os.chdir(ROOT)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    import_from_checkout()
     gpu = torch.cuda.is_available()
     outcomes = [(part, *run(part)) for part in parts(options.full, gpu)]
     print(f"\n=== {torch.cuda.get_device_name() if gpu else 'no GPU: this only tried the scripts'}")

@@ -1,11 +1,5 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
-from pathlib import Path as _Path
-
-if not (_Path(__file__).parent / "kernels").is_dir():
-    # A checkout, installed or not: `kernels/` stands beside the package, and is found here before any other copy.
-    __path__.append(str(_Path(__file__).parents[1]))
-
 from stocnoise import functional
 from stocnoise.attacks import (
     APGD,

@@ -1,4 +1,4 @@
-"""Activations by name: the functions h that a stochastic layer applies to x + noise."""
+"""Activations by name, and what the fused operation does with one: h(x + noise)."""
 
 from __future__ import annotations
 
@@ -41,10 +41,25 @@ class Activation:
     def __str__(self) -> str:
         return f"leaky_relu({self.slope:g})" if self.name == "leaky_relu" else self.name
 
+    @property
+    def output_decides(self) -> bool:
+        """Whether h'(u) is a function of h(u) alone, so that a backward pass needs neither u nor its noise.
 
-def output_decides(name: str, slope: float) -> bool:
-    """Whether h'(u) is a function of h(u) alone, so that a backward pass needs neither u nor its noise.
+        LeakyReLU of a negative slope sends both signs to the same one.
+        """
+        return self.name in ("relu", "relu6") or (self.name == "leaky_relu" and self.slope >= 0)
 
-    LeakyReLU of a negative slope sends both signs to the same one.
+
+@dataclass(frozen=True)
+class Operation:
+    """y = h(x + √γ · σ_c · z) without its tensors.
+
+    Args:
+        activation: h.
+        channel_dim: the dimension of x that c runs along; negative counts from the end.
+        shared: whether every row x[i] has the same z.
     """
-    return name in ("relu", "relu6") or (name == "leaky_relu" and slope >= 0)
+
+    activation: Activation
+    channel_dim: int
+    shared: bool

@@ -12,23 +12,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stocnoise.activations import Activation
+from stocnoise.activations import Activation, Operation
 from stocnoise.normals import fill_normal
 
 
 def _per_channel(v: Tensor, x: Tensor, channel_dim: int) -> Tensor:
     """View (C,) so that it broadcasts along `channel_dim` of x."""
-    return v.view([-1 if d == channel_dim % x.dim() else 1 for d in range(x.dim())])
+    return v.view([-1 if d == channel_dim else 1 for d in range(x.dim())])
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, channel_dim: int, shared: bool, scratch: Tensor) -> Tensor:
+def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, operation: Operation, scratch: Tensor) -> Tensor:
     """x + scale_c · z, computed in `scratch` (accumulation dtype, dense, of x's shape)."""
-    scale = _per_channel(scale.to(scratch.dtype), x, channel_dim)
-    if not shared:
+    scale = _per_channel(scale.to(scratch.dtype), x, operation.channel_dim)
+    if not operation.shared:
         fill_normal(scratch, int(seed.item()))
         return (
             torch.addcmul(x, scratch, scale, out=scratch) if x.dtype == scratch.dtype else scratch.mul_(scale).add_(x)
@@ -77,26 +77,18 @@ def _moments_of_columns(d: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def forward(
-    x: Tensor,
-    sigma: Tensor,
-    gamma: Tensor,
-    seed: Tensor,
-    activation: str,
-    slope: float,
-    channel_dim: int,
-    statistics: bool,
-    shared: bool,
+    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the moments of x ((3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    moments = _moments(x, channel_dim, scratch) if statistics else x.new_empty(3, 0, dtype=torch.float32)
+    moments = _moments(x, operation.channel_dim, scratch) if statistics else x.new_empty(3, 0, dtype=torch.float32)
     scale = gamma.sqrt() * sigma
     if x.device.type == "cpu" and not scale.any():
         # No noise: the activation itself, bit for bit. Elsewhere looking at the scale would synchronise.
-        y = Activation(activation, slope)(x)
-        return (y.clone() if activation == "identity" else y), moments, scale
-    noisy = _add_noise(x, scale, seed, channel_dim, shared, scratch)
-    y = noisy.relu_() if activation == "relu" else Activation(activation, slope)(noisy)
+        y = operation.activation(x)
+        return (y.clone() if operation.activation.name == "identity" else y), moments, scale
+    noisy = _add_noise(x, scale, seed, operation, scratch)
+    y = noisy.relu_() if operation.activation.name == "relu" else operation.activation(noisy)
     return y.to(x.dtype), moments, scale
 
 
@@ -109,20 +101,12 @@ _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    seed: Tensor,
-    activation: str,
-    slope: float,
-    channel_dim: int,
-    shared: bool,
-) -> Tensor:
+def backward(grad: Tensor, x: Tensor, scale: Tensor, seed: Tensor, operation: Operation) -> Tensor:
     """grad · h'(x + noise), the noise drawn again from `seed`; `scale` as `forward` returned it."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    noisy = _add_noise(x, scale, seed, channel_dim, shared, scratch)
-    return _DERIVATIVE[activation](grad.to(noisy.dtype), noisy, slope).to(x.dtype)
+    noisy = _add_noise(x, scale, seed, operation, scratch)
+    derivative = _DERIVATIVE[operation.activation.name]
+    return derivative(grad.to(noisy.dtype), noisy, operation.activation.slope).to(x.dtype)
 
 
 _DERIVATIVE_AT_OUTPUT: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -132,13 +116,13 @@ _DERIVATIVE_AT_OUTPUT: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-def backward_from_output(grad: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
-    """grad · h'(x + noise) where y = h(x + noise) decides h' (`activations.output_decides`): no noise to draw again.
+def backward_from_output(grad: Tensor, y: Tensor, activation: Activation) -> Tensor:
+    """grad · h'(x + noise) where y = h(x + noise) decides h' (`Activation.output_decides`): no noise to draw again.
 
     In half precision y has been rounded, and this is the gradient at the rounded y: zero where a ReLU6 was rounded up
     to 6, or a float16 down to 0.
     """
-    return _DERIVATIVE_AT_OUTPUT[activation](grad, y, slope)
+    return _DERIVATIVE_AT_OUTPUT[activation.name](grad, y, activation.slope)
 
 
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from stocnoise import ops
-from stocnoise.activations import FUSED
+from stocnoise.activations import Activation, Operation
 
 
 def draw_seed(device: torch.device | str) -> Tensor:
@@ -63,16 +63,26 @@ def stoc_act(
     Source: Tan, Elovici, Binder, "Adaptive Noise Injection for Training Stochastic Student Networks from Deterministic
     Teachers", ICPR 2020, section III.
     """
-    if activation not in FUSED:
-        raise ValueError(f"activation must be one of {', '.join(sorted(FUSED))}, not {activation!r}")
-    if not -x.dim() <= channel_dim < x.dim() or x.shape[channel_dim] != sigma.shape[0]:
+    operation = Operation(Activation(activation, slope), channel_dim, shared)
+    y, moments = perform(operation, x, sigma, gamma, seed, statistics)
+    return (y, moments) if statistics else y
+
+
+def perform(
+    operation: Operation, x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, statistics: bool
+) -> tuple[Tensor, Tensor]:
+    """`stoc_act` of an operation made once: y and the moments, which without `statistics` are of no channel, (3, 0)."""
+    channel_dim, dims = operation.channel_dim, x.dim()
+    if not -dims <= channel_dim < dims or x.shape[channel_dim] != sigma.shape[0]:
         raise ValueError(
             f"expected {sigma.shape[0]} channels along dimension {channel_dim}, got an input of shape {tuple(x.shape)}"
         )
     if not x.is_floating_point():
         raise ValueError(f"expected a floating-point input, got {x.dtype}")
-    y, moments, _ = ops.apply(x, sigma, gamma, seed, activation, slope, channel_dim % x.dim(), statistics, shared)
-    return (y, moments) if statistics else y
+    if channel_dim < 0:
+        operation = Operation(operation.activation, channel_dim + dims, operation.shared)
+    y, moments, _ = ops.apply(x, sigma, gamma, seed, operation, statistics)
+    return y, moments
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:

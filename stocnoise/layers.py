@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise import functional
-from stocnoise.activations import Activation
+from stocnoise.activations import Activation, Operation
 from stocnoise.distributed import gather_moments
 from stocnoise.errors import UncalibratedWarning
 from stocnoise.ops import transformed
@@ -132,21 +132,15 @@ class StochasticActivation(nn.Module):
         if not update and self.adaptive and not (torch.compiler.is_compiling() or transformed()):
             self._notice_if_uncalibrated()
         recomputing = update and _recomputing()
-        result = functional.stoc_act(
+        y, moments = functional.perform(
+            Operation(activation, self.channel_dim, shared=self.fixed_seed is not None),
             x.clone() if self.inplace else x,
             self.sigma_before if recomputing else self.sigma,
             self.gamma,
             functional.draw_seed(x.device) if self.fixed_seed is None else self.fixed_seed,
-            activation=activation.name,
-            slope=activation.slope,
-            channel_dim=self.channel_dim,
             statistics=update,
-            shared=self.fixed_seed is not None,
         )
-        if not update:
-            return cast(Tensor, result)
-        y, moments = cast(tuple[Tensor, Tensor], result)
-        if not recomputing:
+        if update and not recomputing:
             gather_moments(moments, self._move_sigma)
         return y
 

@@ -11,7 +11,7 @@ import importlib
 import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.nn import Parameter
 
 from stocnoise import aten
-from stocnoise.activations import output_decides
+from stocnoise.activations import Activation, Operation
 
 
 @functools.cache
@@ -32,9 +32,9 @@ def _triton_kernels() -> ModuleType | None:
 
 def _implementation(x: Tensor) -> ModuleType:
     """Triton on a GPU, and for CPU tensors in the interpreter; ATen otherwise."""
-    interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    here = x.is_cuda or (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
     supported = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    if supported and (x.is_cuda or interpreted) and (kernels := _triton_kernels()) is not None:
+    if here and supported and (kernels := _triton_kernels()) is not None:
         return kernels
     return aten
 
@@ -53,7 +53,8 @@ def stoc_act(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, moments, and √γ·σ for the backward pass: by then σ has been updated in place, and under `torch.compile` a copy
     taken outside the operator would be computed again from what σ has become."""
-    return _implementation(x).forward(x, sigma, gamma, seed, activation, slope, channel_dim, statistics, shared)
+    operation = Operation(Activation(activation, slope), channel_dim, shared)
+    return _implementation(x).forward(x, sigma, gamma, seed, operation, statistics)
 
 
 @stoc_act.register_fake
@@ -83,7 +84,8 @@ def stoc_act_backward(
     channel_dim: int,
     shared: bool,
 ) -> Tensor:
-    return _implementation(x).backward(grad, x, scale, seed, activation, slope, channel_dim, shared)
+    operation = Operation(Activation(activation, slope), channel_dim, shared)
+    return _implementation(x).backward(grad, x, scale, seed, operation)
 
 
 @stoc_act_backward.register_fake
@@ -136,36 +138,56 @@ def _unobserved(*tensors: Tensor) -> bool:
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, _, _, seed, ctx.activation, ctx.slope, ctx.channel_dim, _, ctx.shared = inputs
+    x, _, _, seed, operation, _ = inputs
     y, moments, scale = output
+    ctx.operation = operation
     ctx.mark_non_differentiable(moments, scale)
     ctx.set_materialize_grads(False)  # zeros for moments and scale, which nobody reads
-    if output_decides(ctx.activation, ctx.slope):
+    if operation.activation.output_decides:
         ctx.save_for_backward(y)
-    elif ctx.activation != "identity":
+    elif operation.activation.name != "identity":
         ctx.save_for_backward(x, scale, seed)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None or ctx.activation == "identity":
+    operation: Operation = ctx.operation
+    h = operation.activation
+    if grad is None or h.name == "identity":
         dx = grad
-    elif output_decides(ctx.activation, ctx.slope):
+    elif h.output_decides:
         (y,) = ctx.saved_tensors
         # Compilers fuse ATen's derivatives with their neighbours, and these have derivatives themselves.
         alone = _unobserved(grad, y) and not torch.is_grad_enabled()
-        dx = (_implementation(y) if alone else aten).backward_from_output(grad, y, ctx.activation, ctx.slope)
+        dx = (_implementation(y) if alone else aten).backward_from_output(grad, y, h)
     else:
         x, scale, seed = ctx.saved_tensors
-        derivative = stoc_act_backward
         if _unobserved(grad, x, scale, seed) and not torch.is_grad_enabled():
-            derivative = _implementation(x).backward
-        elif transformed():
-            derivative = _TransformedBackward.apply
-        dx = derivative(grad, x, scale, seed, ctx.activation, ctx.slope, ctx.channel_dim, ctx.shared)
-    return dx, None, None, None, None, None, None, None, None
+            dx = _implementation(x).backward(grad, x, scale, seed, operation)
+        else:
+            derivative = _TransformedBackward.apply if transformed() else stoc_act_backward
+            dx = derivative(grad, x, scale, seed, h.name, h.slope, operation.channel_dim, operation.shared)
+    return dx, None, None, None, None, None
 
 
-stoc_act.register_autograd(_backward, setup_context=_save_for_backward)
+def _save_for_backward_of_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, activation, slope, channel_dim, statistics, shared = inputs
+    operation = Operation(Activation(activation, slope), channel_dim, shared)
+    _save_for_backward(ctx, (*tensors, operation, statistics), output)
+
+
+def _backward_of_operator(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_backward(ctx, *grads), None, None, None
+
+
+stoc_act.register_autograd(_backward_of_operator, setup_context=_save_for_backward_of_operator)
+
+
+def _operator(
+    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`stoc_act`, whose schema knows no `Operation`."""
+    h = operation.activation
+    return stoc_act(x, sigma, gamma, seed, h.name, h.slope, operation.channel_dim, statistics, operation.shared)
 
 
 def _each(op: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,10 +214,7 @@ class _Transformed(torch.autograd.Function):
 
     generate_vmap_rule = True
 
-    @staticmethod
-    def forward(*args: Any) -> Any:
-        return stoc_act(*args)
-
+    forward = staticmethod(_operator)
     setup_context = staticmethod(_save_for_backward)
     backward = staticmethod(_backward)
 
@@ -228,13 +247,16 @@ class _Direct(torch.autograd.Function):
     backward = staticmethod(_backward)
 
 
-def apply(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+def apply(
+    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """`stoc_act`, wherever it is called."""
-    if _unobserved(*args[:4]):
-        return cast(tuple[Tensor, Tensor, Tensor], _Direct.apply(*args))
-    if not torch.compiler.is_compiling() and transformed():
-        return cast(tuple[Tensor, Tensor, Tensor], _Transformed.apply(*args))
-    return stoc_act(*args)
+    way = _operator
+    if _unobserved(x, sigma, gamma, seed):
+        way = _Direct.apply
+    elif not torch.compiler.is_compiling() and transformed():
+        way = _Transformed.apply
+    return way(x, sigma, gamma, seed, operation, statistics)
 
 
 def apply_update(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stocnoise
 from stocnoise import functional
-from stocnoise.activations import FUSED
+from stocnoise.activations import FUSED, Activation, Operation
 
 
 class Dispatched(TorchDispatchMode):
@@ -115,6 +115,18 @@ def test_no_gradient_from_above(activation: str) -> None:
     y = functional.stoc_act(x, torch.ones(8), torch.tensor(0.5), torch.tensor([5]), activation=activation)
     Nothing.apply(y).sum().backward()
     assert x.grad is None
+
+
+def test_an_unknown_activation_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'elu'.*leaky_relu"):
+        functional.stoc_act(torch.zeros(2, 8), torch.ones(8), torch.tensor(0.5), torch.tensor([5]), activation="elu")
+
+
+def test_an_operation_is_a_value() -> None:
+    one, same = (Operation(Activation("leaky_relu", 0.2), 1, False) for _ in range(2))
+    assert one == same and len({one, same, Operation(Activation("leaky_relu", 0.3), 1, False)}) == 2
+    with pytest.raises(AttributeError):
+        one.shared = True  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import stocnoise
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("timm", "torchvision", "triton", "accelerate", "safetensors", "matplotlib", "sklearn", "scipy", "foolbox")
 
 
@@ -52,10 +56,66 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_the_wheel_holds_every_package_and_the_marker_of_types() -> None:
-    root = Path(__file__).parents[1]
-    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {".".join(init.parent.relative_to(root).parts) for init in (root / "stocnoise").rglob("__init__.py")}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(init.parent.relative_to(ROOT).parts) for init in (ROOT / "stocnoise").rglob("__init__.py")}
     assert set(settings["packages"]) == found | {"stocnoise.kernels"}
     assert settings["package-dir"] == {"stocnoise.kernels": "kernels"}
     assert "py.typed" in settings["package-data"]["stocnoise"]
-    assert (root / "stocnoise" / "py.typed").exists()
+    assert (ROOT / "stocnoise" / "py.typed").exists()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `pip install .` leaves it, with another package that is called `kernels`."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "stocnoise", site / "stocnoise", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "kernels", site / "stocnoise" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "kernels").mkdir()
+    (site / "kernels" / "__init__.py").write_text("")
+    return site
+
+
+EDITABLE = f"""
+from importlib.util import spec_from_file_location
+class Editable:
+    def find_spec(name, path=None, target=None):
+        if name == "stocnoise":
+            return spec_from_file_location(name, {str(ROOT / "stocnoise" / "__init__.py")!r})
+sys.meta_path.append(Editable)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "editable", "expected"),
+    [
+        (["checkout"], False, "checkout"),
+        (["checkout", "site"], False, "checkout"),
+        (["site"], False, "site"),
+        (["site", "checkout"], False, "site"),
+        ([], True, "checkout"),
+        (["checkout"], True, "checkout"),
+    ],
+)
+def test_package_and_kernels_come_from_one_place(first: list[str], editable: bool, expected: str, site: Path) -> None:
+    """Out of a checkout alone, before or behind an installed copy, and installed as editable."""
+    pytest.importorskip("triton")
+    places = {"checkout": (ROOT, ROOT / "kernels"), "site": (site, site / "stocnoise" / "kernels")}
+    printed = python(f"""
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if f.__module__.startswith("_frozen")]  # without what is installed here
+sys.path[:] = {[str(places[name][0]) for name in first]} + [p for p in sys.path if p not in ("", {str(ROOT)!r})]
+{EDITABLE if editable else ""}
+import stocnoise.kernels
+from stocnoise.kernels import rows
+stocnoise.kernels.forward
+print(stocnoise.__file__, rows.__file__, sep="\\n")
+""")
+    root, kernels = places[expected]
+    assert printed.splitlines() == [str(root / "stocnoise" / "__init__.py"), str(kernels / "rows.py")]
+
+
+def test_the_folder_of_kernels_hides_no_package_of_that_name(site: Path) -> None:
+    """Hugging Face's libraries look for one; without it they find a folder, which counts as absent."""
+    code = "import importlib.util, sys; sys.path[:] = {}; print(importlib.util.find_spec('kernels').origin)"
+    assert python(code.format([str(ROOT), str(site)])) == str(site / "kernels" / "__init__.py")
+    assert python(code.format([str(ROOT)])) == "None"

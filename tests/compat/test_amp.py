@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stocnoise
-from tests.compat_models import images, sigmas, small_student
+from tests.compat.models import images, sigmas, small_student
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

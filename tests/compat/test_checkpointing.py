@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import stocnoise
-from tests.compat_models import sigmas
+from tests.compat.models import sigmas
 
 
 def _train(name: str, size: tuple[int, ...], checkpointing: bool, steps: int = 3) -> tuple[nn.Module, list[Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import stocnoise
-from tests.compat_models import SITES, Small, images, sigmas, small_student
+from tests.compat.models import SITES, Small, images, sigmas, small_student
 
 BACKENDS = [
     "eager",
@@ -83,3 +83,23 @@ def test_a_compiled_training_step_has_the_gradients_of_the_eager_one(backend: st
 def test_a_compiled_model_is_unwrapped_before_conversion() -> None:
     student = stocnoise.convert(torch.compile(Small(), backend="eager"), images())
     assert len(list(stocnoise.stochastic_layers(student))) == SITES
+
+
+@pytest.mark.parametrize("channel_dim", [1, -1])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_the_function_alone_compiles(activation: str, channel_dim: int) -> None:
+    """With the keywords that a user gives it: forward, moments and gradient are the eager ones."""
+    x = torch.randn(4, 6, 6, requires_grad=True)
+    tensors = (torch.rand(6), torch.tensor(0.3), torch.tensor([5]))
+
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return stocnoise.functional.stoc_act(
+            x, *tensors, activation=activation, channel_dim=channel_dim, statistics=True, shared=True
+        )
+
+    results = []
+    for run in (forward, torch.compile(forward, backend="aot_eager", fullgraph=True)):
+        y, moments = run(x)
+        results.append((y, moments, *torch.autograd.grad(y.square().sum(), x)))
+    for expected, got in zip(*results, strict=True):
+        assert torch.equal(got, expected)

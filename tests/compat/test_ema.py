@@ -9,7 +9,7 @@ from timm.utils import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel
 
 import stocnoise
-from tests.compat_models import SITES, images, sigmas, small_student
+from tests.compat.models import SITES, images, sigmas, small_student
 
 
 def test_model_ema_averages_weights_and_sigma() -> None:

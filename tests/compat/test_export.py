@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stocnoise
-from tests.compat_models import images, small_student
+from tests.compat.models import images, small_student
 
 
 def _program(student: torch.nn.Module) -> torch.export.ExportedProgram:

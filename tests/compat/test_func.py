@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import stocnoise
-from tests.compat_models import images, small_student
+from tests.compat.models import images, small_student
 
 
 def test_functional_call_is_the_call() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import stocnoise
-from tests.compat_models import SITES, Small, images, small_student
+from tests.compat.models import SITES, Small, images, small_student
 
 
 class _Halved(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import stocnoise
-from tests.compat_models import SITES, images, sigmas, small_student
+from tests.compat.models import SITES, images, sigmas, small_student
 
 peft = pytest.importorskip("peft")
 
@@ -32,7 +32,7 @@ def test_lora_trains_its_own_weights_and_sigma() -> None:
 
 
 def test_a_model_with_lora_converts() -> None:
-    from tests.compat_models import Small
+    from tests.compat.models import Small
 
     model = peft.get_peft_model(Small(), peft.LoraConfig(target_modules=["fc1"], r=2))
     assert len(list(stocnoise.stochastic_layers(stocnoise.convert(model, images())))) == SITES

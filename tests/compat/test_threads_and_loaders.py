@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import stocnoise
-from tests.compat_models import images, sigmas, small_student
+from tests.compat.models import images, sigmas, small_student
 
 
 def test_threads_calling_one_student_at_once_get_what_each_gets_alone() -> None:

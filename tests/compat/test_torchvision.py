@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 import stocnoise
-from tests.compat_models import sigmas
+from tests.compat.models import sigmas
 
 pytestmark = pytest.mark.slow
 

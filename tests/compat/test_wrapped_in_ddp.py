@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import stocnoise
-from tests.compat_models import Small, images, sigmas, small_student
+from tests.compat.models import Small, images, sigmas, small_student
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 import stocnoise
-from tests.compat_models import Small, images
+from tests.compat.models import Small, images
 
 
 class FixedNoise(stocnoise.StochasticActivation):

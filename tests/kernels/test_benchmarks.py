@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from benchmarks import aot, kernel
+from benchmarks import aot, kernel, kernel_report
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_kernel_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     for _ in range(2):
         kernel.main(["--out", str(out), "--plot", str(tmp_path / "roofline.png")])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(rows) == 2 * len(kernel.newest_run(out)) or len({row["run"] for row in rows}) == 1
+    assert len(rows) == 2 * len(kernel_report.newest_run(out)) or len({row["run"] for row in rows}) == 1
     assert {"run", "commit", "torch", "triton", "device"} <= rows[0].keys()
     assert {row["implementation"] for row in rows} >= {"clone", "relu", "eager", "ours", "launch"}
     assert (tmp_path / "roofline.png").stat().st_size > 10_000

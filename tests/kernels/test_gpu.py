@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernels_reference import noise_like, normals
 
 import stocnoise
 from stocnoise import functional, ops
+from stocnoise.activations import Activation
+from tests.kernels.reference import noise_like, normals
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,8 +62,6 @@ def test_fast_normals_are_box_muller(shape: tuple[int, ...], channels_last: bool
 @pytest.mark.parametrize(("shape", "channels_last"), LAYOUTS)
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu", "hardswish", "relu6", "leaky_relu"])
 def test_forward_backward_and_statistics(shape: tuple[int, ...], channels_last: bool, activation: str) -> None:
-    from stocnoise.activations import Activation
-
     x = normal(shape, channels_last).requires_grad_()
     y, moments = functional.stoc_act(x, *arguments(shape[1], 0.25), activation=activation, statistics=True)
     noise = functional.stoc_act(x.detach() * 0, *arguments(shape[1], 0.25), activation="identity")
@@ -211,7 +210,7 @@ def test_more_than_two_to_the_31_elements(channels_last: bool) -> None:
     tail = flat[-(2**20) :].float().cpu()
     expected = normals(SEED, np.arange(y.numel() - 2**20, y.numel()))
     assert (tail - torch.from_numpy(expected)).abs().max() < 4e-3  # half precision at |z| < 5.77
-    dx = kernels.backward_from_output(y, y, "relu", 0.0)
+    dx = kernels.backward_from_output(y, y, Activation("relu"))
     assert torch.equal(dx.as_strided((y.numel(),), (1,))[-(2**20) :].float().cpu(), tail.relu())
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from kernels_reference import noise_like
 from torch import Tensor
 
 from stocnoise import aten, functional, kernels
-from stocnoise.activations import FUSED, Activation, output_decides
+from stocnoise.activations import FUSED, Activation
 from stocnoise.kernels.walk import place_of_elements
+from tests.kernels.reference import noise_like
 
 SEED = 0x0123_4567_89AB_CDEF
 GAMMA = 0.25
@@ -49,12 +49,13 @@ def check(
         statistics=True,
     )  # fmt: skip
     u = noisy(x, y, channel_dim).requires_grad_()
-    expected = Activation(activation, slope)(u)
+    h = Activation(activation, slope)
+    expected = h(u)
     grad = torch.randn(x.shape).to(x.dtype) if grad is None else grad
     (dx,) = torch.autograd.grad(y, leaf, grad)
     # Where y decides the derivative, it is the derivative at the rounded y.
-    at = y.detach().double().requires_grad_() if output_decides(activation, slope) else u
-    (expected_dx,) = torch.autograd.grad(Activation(activation, slope)(at), at, grad.double())
+    at = y.detach().double().requires_grad_() if h.output_decides else u
+    (expected_dx,) = torch.autograd.grad(h(at), at, grad.double())
 
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[x.dtype]
     assert y.dtype == dx.dtype == x.dtype
@@ -99,7 +100,8 @@ def test_leaky_relu_of_a_negative_slope(channels_last: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradient_read_off_the_output(activation: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """The bits of ATen's, for gradients of any strides, at kinks and infinities."""
-    y = Activation(activation, 0.25)(4 * torch.randn(shape)).to(dtype)
+    h = Activation(activation, 0.25)
+    y = h(4 * torch.randn(shape)).to(dtype)
     y.view(-1)[:4] = torch.tensor([0.0, -0.0, 6.0, float("inf")])
     wide = torch.randn(shape[0], shape[1] + 8, *shape[2:]).to(dtype)
     for grad in (
@@ -108,8 +110,8 @@ def test_gradient_read_off_the_output(activation: str, shape: tuple[int, ...], d
         wide[:, :-8].to(memory_format=torch.channels_last),
         torch.tensor(2.0, dtype=dtype).expand(shape),
     ):
-        dx = kernels.backward_from_output(grad, y, activation, 0.25)
-        assert torch.equal(dx, aten.backward_from_output(grad, y, activation, 0.25))
+        dx = kernels.backward_from_output(grad, y, h)
+        assert torch.equal(dx, aten.backward_from_output(grad, y, h))
 
 
 def saved_bytes(activation: str, slope: float = 0.25) -> int:

@@ -7,13 +7,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from kernels_reference import noise_like, normals, philox_words
 from torch import Tensor
 
 import stocnoise
 from stocnoise import functional, kernels
+from stocnoise.activations import Activation, Operation
 from stocnoise.kernels import noise as noise_module
 from stocnoise.kernels import philox, rows
+from tests.kernels.reference import noise_like, normals, philox_words
 
 SEED = 0x0123_4567_89AB_CDEF
 
@@ -22,9 +23,8 @@ def draw(shape: tuple[int, ...], seed: int = SEED, **layout: torch.memory_format
     """The noise that the forward kernel adds to zeros."""
     x = torch.zeros(shape).to(**layout) if layout else torch.zeros(shape)
     sigma = torch.ones(shape[1])
-    y, _, _ = kernels.forward(
-        x, sigma, torch.tensor(1.0), torch.tensor([seed]), "identity", 0.0, 1, statistics=False, shared=False
-    )
+    operation = Operation(Activation("identity"), channel_dim=1, shared=False)
+    y, _, _ = kernels.forward(x, sigma, torch.tensor(1.0), torch.tensor([seed]), operation, statistics=False)
     return y
 
 
@@ -234,16 +234,16 @@ def test_shared_noise_is_the_same_for_each_row(shape: tuple[int, ...], channels_
     x = torch.zeros(shape)
     if channels_last and x.dim() == 4:
         x = x.to(memory_format=torch.channels_last)
-    arguments = (torch.ones(shape[1]), torch.tensor(1.0), torch.tensor([SEED]), "identity", 0.0, 1)
-    y, _, _ = kernels.forward(x, *arguments, statistics=False, shared=True)
+    operation = Operation(Activation("identity"), channel_dim=1, shared=True)
+    arguments = (torch.ones(shape[1]), torch.tensor(1.0), torch.tensor([SEED]), operation)
+    y, _, _ = kernels.forward(x, *arguments, statistics=False)
     assert (y - noise_like(y, SEED, shared=True)).abs().max() < 2e-6
     assert all(torch.equal(row, y[0]) for row in y)
 
 
 def test_shared_noise_where_rows_are_interleaved() -> None:
     x = torch.zeros(6, 4, 8).transpose(0, 1)
-    y, _, _ = kernels.forward(
-        x, torch.ones(8), torch.tensor(1.0), torch.tensor([SEED]), "identity", 0.0, 2, statistics=False, shared=True
-    )
+    operation = Operation(Activation("identity"), channel_dim=2, shared=True)
+    y, _, _ = kernels.forward(x, torch.ones(8), torch.tensor(1.0), torch.tensor([SEED]), operation, statistics=False)
     assert y.std() > 0.5
     assert all(torch.equal(row, y[0]) for row in y)

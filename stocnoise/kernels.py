@@ -1,4 +1,4 @@
-"""Triton kernels of the fused operation; imported as `stocnoise.kernels`, and only where Triton is installed.
+"""The fused operation through the Triton kernels in `kernels/`; imported only where Triton is installed.
 
 The same four functions as `stocnoise.aten`, for CUDA and ROCm tensors, and for CPU tensors under TRITON_INTERPRET=1.
 
@@ -9,6 +9,7 @@ memory holds x in pieces of eight elements.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,17 @@ import triton
 from torch import Tensor
 
 from stocnoise import aten
+from stocnoise.activations import Activation, Operation
 
-from .columns import columns_backward, columns_forward
-from .launch import INTERPRETED_TILE, TILE, Launch, plan, plan_pointwise
-from .layout import strides_in_row, walk_of
-from .moments import merge_parts, move_sigma
-from .pointwise import pointwise_backward
-from .rows import rows_backward, rows_forward
+# This makes the module a package, of what lies in `kernels/`: in the package where it is installed, else beside it.
+__path__ = [str(place / "kernels") for place in Path(__file__).parents[:2]]
+
+from stocnoise.kernels.columns import columns_backward, columns_forward
+from stocnoise.kernels.launch import INTERPRETED_TILE, TILE, Launch, plan, plan_pointwise
+from stocnoise.kernels.layout import strides_in_row, walk_of
+from stocnoise.kernels.moments import merge_parts, move_sigma
+from stocnoise.kernels.pointwise import pointwise_backward
+from stocnoise.kernels.rows import rows_backward, rows_forward
 
 __all__ = ["backward", "backward_from_output", "forward", "update_sigma"]
 
@@ -60,22 +65,14 @@ def _noise_walk(result: Tensor, shared: bool) -> tuple[Any, ...]:
 
 
 def forward(
-    x: Tensor,
-    sigma: Tensor,
-    gamma: Tensor,
-    seed: Tensor,
-    activation: str,
-    slope: float,
-    channel_dim: int,
-    statistics: bool,
-    shared: bool,
+    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `stocnoise.aten.forward`."""
     y = torch.empty_like(x)
-    channels = x.shape[channel_dim]
+    channels = x.shape[operation.channel_dim]
     if x.numel() == 0:
         return y, torch.zeros(3, channels if statistics else 0, device=x.device), gamma.sqrt() * sigma
-    launch = _launch(y, channel_dim)
+    launch = _launch(y, operation.channel_dim)
     scale = torch.empty_like(sigma)
     parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
     moments = torch.empty(3, channels if statistics else 0, device=x.device)
@@ -90,9 +87,9 @@ def forward(
             gamma,
             seed,
             walk=_walk(y, x),
-            noise_walk=_noise_walk(y, shared),
-            slope=slope,
-            ACTIVATION=activation,
+            noise_walk=_noise_walk(y, operation.shared),
+            slope=operation.activation.slope,
+            ACTIVATION=operation.activation.name,
             STATISTICS=statistics,
             **launch.arguments,
         )
@@ -105,21 +102,12 @@ def forward(
     return y, moments, scale
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    seed: Tensor,
-    activation: str,
-    slope: float,
-    channel_dim: int,
-    shared: bool,
-) -> Tensor:
+def backward(grad: Tensor, x: Tensor, scale: Tensor, seed: Tensor, operation: Operation) -> Tensor:
     """See `stocnoise.aten.backward`."""
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx
-    launch = _launch(dx, channel_dim)
+    launch = _launch(dx, operation.channel_dim)
     kernel = rows_backward if launch.family == "rows" else columns_backward
     with _on_device_of(x):
         kernel[launch.grid](
@@ -130,22 +118,24 @@ def backward(
             seed,
             grad_walk=_walk(dx, grad),
             walk=_walk(dx, x),
-            noise_walk=_noise_walk(dx, shared),
-            slope=slope,
-            ACTIVATION=activation,
+            noise_walk=_noise_walk(dx, operation.shared),
+            slope=operation.activation.slope,
+            ACTIVATION=operation.activation.name,
             **launch.arguments,
         )
     return dx
 
 
-def backward_from_output(grad: Tensor, y: Tensor, activation: str, slope: float) -> Tensor:
+def backward_from_output(grad: Tensor, y: Tensor, activation: Activation) -> Tensor:
     """See `stocnoise.aten.backward_from_output`."""
     if grad.stride() != y.stride() or y.numel() == 0:
-        return aten.backward_from_output(grad, y, activation, slope)  # reads any strides
+        return aten.backward_from_output(grad, y, activation)  # reads any strides
     dx = torch.empty_like(y)
     launch = plan_pointwise(y.numel(), TILE if y.is_cuda else INTERPRETED_TILE)
     with _on_device_of(y):
-        pointwise_backward[launch.grid](grad, y, dx, slope=slope, ACTIVATION=activation, **launch.arguments)
+        pointwise_backward[launch.grid](
+            grad, y, dx, slope=activation.slope, ACTIVATION=activation.name, **launch.arguments
+        )
     return dx
 
 
