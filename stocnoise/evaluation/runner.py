@@ -180,7 +180,7 @@ def evaluate(
 def _budgets(eps: float | Tensor | Sequence[float | Tensor], norm: Norm, bounds: Bounds) -> Budgets:
     """Each ε by its largest value, in rising order."""
     given = [eps] if isinstance(eps, int | float | Tensor) else list(eps)
-    values = {float(torch.as_tensor(value).max()): value for value in given}
+    values = {float(value.max() if isinstance(value, Tensor) else value): value for value in given}
     if not values or not all(0 < value < math.inf for value in values):
         raise ValueError(f"eps must be positive numbers in pixels of [0, 1], not {eps}")
     for value in values.values():

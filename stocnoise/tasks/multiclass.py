@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stocnoise.tasks.targets import integers
-from stocnoise.tasks.task import Task
+from stocnoise.tasks.task import Task, unchanged
 
 
 def as_labels(y: Tensor) -> Tensor:
@@ -71,9 +71,9 @@ MULTICLASS = Task(
     wrong=_wrong,
     average=lambda outputs: outputs.softmax(2).mean(0),
     probabilities=lambda logits: logits.softmax(1),
-    classes=lambda probabilities: probabilities,
+    classes=unchanged,
     decide=lambda logits: logits.argmax(1),
-    logits=lambda logits: logits,
+    logits=unchanged,
     margin=margin,
     read_target=_read_target,
     check=_check,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stocnoise.tasks.targets import integers
-from stocnoise.tasks.task import Task
+from stocnoise.tasks.task import Task, unchanged
 
 
 def segmentation(ignore_index: int = -100) -> Task:
@@ -23,9 +23,9 @@ def segmentation(ignore_index: int = -100) -> Task:
         wrong=lambda logits, y: _units(logits, y, ignore_index).nanmean(1).nan_to_num(0.0),
         average=lambda outputs: outputs.softmax(2).mean(0),
         probabilities=lambda logits: logits.softmax(1),
-        classes=lambda probabilities: probabilities,
+        classes=unchanged,
         decide=lambda logits: logits.argmax(1),
-        logits=lambda logits: logits,
+        logits=unchanged,
         units=partial(_units, ignored=ignore_index),
         overlaps=partial(_overlaps, ignored=ignore_index),
         read_target=partial(integers, task="segmentation", dims=2, ignored=ignore_index),

@@ -13,6 +13,11 @@ OutputReader = str | int | Callable[[Any], Tensor]
 """A key or attribute of what a model returns, an index into it, or a function that makes the output of it."""
 
 
+def unchanged(output: Tensor) -> Tensor:
+    """The output itself."""
+    return output
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """What is asked of a model: `loss` says how far off an output is, `wrong` whether it is.
@@ -49,7 +54,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     wrong: Callable[[Tensor, Tensor], Tensor]
     average: Callable[[Tensor], Tensor] = lambda outputs: outputs.mean(0)
-    probabilities: Callable[[Tensor], Tensor] = lambda output: output
+    probabilities: Callable[[Tensor], Tensor] = unchanged
     classes: Callable[[Tensor], Tensor] | None = None
     decide: Callable[[Tensor], Tensor] | None = None
     logits: Callable[[Tensor], Tensor] | None = None

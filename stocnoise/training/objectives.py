@@ -19,6 +19,7 @@ from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
+from stocnoise.tasks.task import unchanged
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 AttackTarget = Literal["label", "prediction"]
@@ -154,10 +155,8 @@ class Trades:
             raise ValueError(f'objective "trades" needs a task with classes, which task={step.task} has not: use "at"')
         with attack_mode(step.model, attack.batch_norm):
             target = Target(step.model, step.x.dtype, eot=1, task=step.task, others=step.others).outputs(step.x)[0]
-        adversarial = step.adversarial(
-            replace(attack, loss=lambda output, goal: kl_divergence(classes(output), goal)),
-            classes(target).log_softmax(1),
-        )
+        loss = kl_divergence if classes is unchanged else lambda output, goal: kl_divergence(classes(output), goal)
+        adversarial = step.adversarial(replace(attack, loss=loss), classes(target).log_softmax(1))
         on_clean, on_adversarial = step.logits(step.x, adversarial)
         goal = classes(on_clean.float()).log_softmax(1)
         return step.loss(on_clean) + self.beta * kl_divergence(classes(on_adversarial.float()), goal).mean()

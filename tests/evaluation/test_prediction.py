@@ -60,11 +60,11 @@ def test_memory_bounds_the_batch(monkeypatch):
             sizes.append(len(x))
             return x.flatten(1)[:, :3]
 
-    monkeypatch.setattr("stocnoise.attacks.base._ELEMENTS_AT_ONCE", 5 * X.numel())
+    monkeypatch.setattr("stocnoise.attacks.target._ELEMENTS_AT_ONCE", 5 * X.numel())
     stocnoise.predict(Watch(), X, samples=12)
     assert sizes == [200, 200, 80]
     sizes.clear()
-    monkeypatch.setattr("stocnoise.attacks.base._ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr("stocnoise.attacks.target._ELEMENTS_AT_ONCE", 1)
     stocnoise.predict(Watch(), X, samples=3)
     assert sizes == [40, 40, 40]
 
