@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import stocnoise
 from tests.compat.models import images, sigmas, small_student
+from tests.patience import HANG
 
 
 def test_threads_calling_one_student_at_once_get_what_each_gets_alone() -> None:
@@ -72,7 +73,7 @@ def test_a_student_works_in_the_workers_of_a_loader(method: str) -> None:
     big = torch.randn(8, 3, 64, 64)  # large enough that the parent's noise is drawn by threads, which a fork loses
     with torch.no_grad():
         student(big)
-    loader = DataLoader(Scored(student), batch_size=1, num_workers=2, multiprocessing_context=method, timeout=120)
+    loader = DataLoader(Scored(student), batch_size=1, num_workers=2, multiprocessing_context=method, timeout=HANG)
     rows = torch.cat(list(loader))
     assert rows.shape == (4, 5)
     assert len({tuple(row) for row in rows.tolist()}) == 4

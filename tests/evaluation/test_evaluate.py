@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from attacks_models import SmallNet, accuracy, digits, trained
+from patience import HANG
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -361,7 +362,7 @@ def test_several_processes_share_the_work_and_agree(tmp_path):
     )
     tests = str(Path(__file__).resolve().parents[1])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
-    subprocess.run([*command, str(script), tests, str(tmp_path)], check=True, timeout=180, capture_output=True)
+    subprocess.run([*command, str(script), tests, str(tmp_path)], check=True, timeout=HANG, capture_output=True)
     with contextlib.ExitStack() as stack:
         first, second, shared = (
             json.load(stack.enter_context((tmp_path / f"{name}.json").open())) for name in ("0", "1", "shared")

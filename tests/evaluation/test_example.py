@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from patience import HANG
 from PIL import Image
 
 import stocnoise
@@ -42,7 +43,7 @@ def test_evaluates_a_student_or_a_checkpoint(folder, weights, tmp_path):
     command += ["--data", folder / "data", "--attacks", "pgd", "--eps", "4", "--eot", "1", "--steps", "1"]
     command += ["--json", tmp_path / "report.json", "--plot", tmp_path / "asr.png", "--draws", "2"]
     command += ["--images", "3"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, done.stderr
     assert "clean accuracy" in done.stdout and "4/255" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import HANG
 from safetensors.torch import save_file
 
 from examples.paper import images, networks, recipes, report, scale, train, units
@@ -27,7 +28,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 def run(folder: Path, *more: str) -> str:
-    done = subprocess.run(command(folder, *more), cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command(folder, *more), cwd=ROOT, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -45,7 +46,7 @@ def finished(tmp_path_factory):
             break
     time.sleep(1.0)
     first.kill()
-    first.communicate(timeout=60)  # until the last child has let go of the pipe
+    first.communicate(timeout=HANG)  # until the last child has let go of the pipe
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
     assert len(done) >= 4
     printed = run(folder)
@@ -131,7 +132,7 @@ def test_a_unit_that_fails_loses_no_other_and_is_named(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(text.replace("boundary_steps = 20", "boundary_steps = 0"))
     arguments = [sys.executable, "-m", "examples.paper", str(mine), "--work", str(tmp_path), "--out", str(tmp_path)]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 1
     assert "steps must be at least 1" in done.stderr and "ANIS²: boundary" in done.stderr
     kinds = {json.loads(line)["kind"] for line in (tmp_path / "mine" / "results.jsonl").read_text().splitlines()}

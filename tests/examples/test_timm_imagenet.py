@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from patience import HANG
 from PIL import Image
 
 import stocnoise
@@ -48,7 +49,7 @@ def test_a_folder_becomes_a_student_and_a_second_call_goes_on(folder, tmp_path):
     command += [part for name, value in small.items() for part in (f"--{name}", value)]
 
     def run() -> str:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=HANG, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -75,5 +76,5 @@ def test_folders_of_different_classes_are_refused(folder, tmp_path):
         (tmp_path / part / name).mkdir(parents=True)
         (tmp_path / part / name / "0.png").write_bytes((folder / "train" / "a" / "0.png").read_bytes())
     command = [sys.executable, SCRIPT, "--data", tmp_path, "--out", tmp_path, "--model", MODEL, "--random"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode != 0 and "different classes" in done.stderr

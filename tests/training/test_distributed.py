@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_models as tiny
+from patience import HANG
 
 from stocnoise.training.checkpoints import Checkpoints, read
 
@@ -47,7 +48,7 @@ def test_two_processes(tmp_path: Path) -> None:
             )
         )
     try:
-        outputs = [process.communicate(timeout=240) for process in processes]
+        outputs = [process.communicate(timeout=HANG) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -70,7 +71,7 @@ def test_a_script_of_finetune_alone_runs_under(launcher: str, tmp_path: Path) ->
     command = [sys.executable, "-m", *LAUNCHERS[launcher], str(free_port()), str(script), str(tmp_path)]
     # Accelerate's own configuration file, should there be one, is not this test's.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     ended = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD)]
     assert ended[0] == ended[1]  # σ and weights, bit for bit
