@@ -1,6 +1,6 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
-from stocnoise import functional
+from stocnoise import functional, tasks
 from stocnoise.attacks import (
     APGD,
     BIM,
@@ -24,6 +24,7 @@ from stocnoise.errors import (
     ExampleInputError,
     FileFormatError,
     NonFiniteError,
+    NormalizationWarning,
     NothingConvertedError,
     QuantizedModelError,
     ScriptedModelError,
@@ -47,6 +48,7 @@ from stocnoise.layers import (
 )
 from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
+from stocnoise.tasks import Task
 from stocnoise.training import (
     Callback,
     GammaSchedule,
@@ -80,6 +82,7 @@ __all__ = [
     "HopSkipJump",
     "Learn2Perturb",
     "NonFiniteError",
+    "NormalizationWarning",
     "NothingConvertedError",
     "Prediction",
     "QuantizedModelError",
@@ -101,6 +104,7 @@ __all__ = [
     "StochasticActivation",
     "StocnoiseError",
     "Summary",
+    "Task",
     "Trades",
     "Transfer",
     "UncalibratedWarning",
@@ -126,4 +130,5 @@ __all__ = [
     "set_gamma",
     "stochastic_layers",
     "summary",
+    "tasks",
 ]

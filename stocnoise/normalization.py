@@ -33,12 +33,13 @@ class Normalized(nn.Module):
         self.training = model.training
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.mean.dim() and (x.dim() < 2 or x.shape[1] != len(self.mean)):
+        single = self.mean.dim() == 0 or (len(self.mean) == 1 and x.dim() <= 2)
+        if not single and (x.dim() < 2 or x.shape[1] != len(self.mean)):
             raise ValueError(
                 f"mean has {len(self.mean)} channels but the images have shape {tuple(x.shape)}: a number for mean and "
                 "std serves inputs without channels"
             )
-        shape = [1, -1] + [1] * (x.dim() - 2) if self.mean.dim() else []
+        shape = [1] * x.dim() if single else [1, -1] + [1] * (x.dim() - 2)
         return self.model((x - self.mean.to(x).view(shape)) / self.std.to(x).view(shape), *args, **kwargs)
 
 

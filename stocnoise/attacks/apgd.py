@@ -13,6 +13,7 @@ from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
 from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Ascent, Loss, Target
+from stocnoise.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class APGD(BallAttack):
             raise ValueError(f"steps and restarts must be at least 1, not {self.steps} and {self.restarts}")
         if not 0 < self.rho < 1:
             raise ValueError(f"rho must lie in (0, 1), not {self.rho}")
+
+    def check_task(self, task: Task) -> None:
+        loss_for(task, self.loss, self.targeted)
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         ball = self.ball(x)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from stocnoise.attacks.base import BallAttack
-from stocnoise.attacks.libraries import Classifier, Scale, class_labels, contained, refuse, require
+from stocnoise.attacks.libraries import Classifier, Scale, check_classes, class_labels, contained, refuse, require
 from stocnoise.attacks.target import Target
+from stocnoise.tasks import Task
 
 Version = Literal["rand", "standard", "plus"]
 
@@ -41,10 +42,13 @@ class AutoAttack(BallAttack):
         if self.version not in get_args(Version):
             raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {self.version!r}")
 
+    def check_task(self, task: Task) -> None:
+        check_classes(task, "AutoAttack")
+
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         library = require("pyautoattack", "autoattack")
         refuse("AutoAttack", self.mask, target)
-        y = class_labels(target.task, y, "AutoAttack")
+        y = class_labels(y)
         scale = Scale(x.float(), self.bounds)
         if self.norm == "l2" and not scale.pixels:
             raise ValueError("AutoAttack measures L2 in pixels of [0, 1]: with other bounds use PGD or APGD")
@@ -58,7 +62,7 @@ class AutoAttack(BallAttack):
                 seed=seed,
                 device=x.device,
             )
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
                 classes = classifier(images[:1]).shape[1]
             _keep_what_can_run(attack, classes, image=x.dim() == 4)
             found, _ = attack.run_standard_evaluation(images, y, batch_size=len(x))

@@ -106,6 +106,7 @@ class Attack(ABC):
             ValueError: inputs outside `bounds`, or targets or an output that the task does not take.
         """
         task = as_task(self.task, self.output)
+        self.check_task(task)
         with torch.inference_mode(False), torch.enable_grad():
             images, labels = _alive(x), None if y is None else _alive(y)
             check_input(images, labels, self.bounds)
@@ -135,8 +136,12 @@ class Attack(ABC):
     def with_defaults(self: Self, **settings: Any) -> Self:
         """This attack with these settings where it has the default ones: what a run says once, its attacks need not."""
         default = {f.name: f.default for f in dataclasses.fields(self)}
-        unset = {name: value for name, value in settings.items() if getattr(self, name) is default[name]}
+        unset = {name: value for name, value in settings.items() if name in default}
+        unset = {name: value for name, value in unset.items() if getattr(self, name) is default[name]}
         return dataclasses.replace(self, **unset) if unset else self
+
+    def check_task(self, task: Task) -> None:  # noqa: B027 - most attacks can mean any task
+        """ValueError if the attack cannot mean this task."""
 
     def _reads_labels(self) -> bool:
         """Whether y is a target of the task, rather than something that a loss of the user's takes."""

@@ -43,7 +43,8 @@ class Transfer(BallAttack):
     attack: BallAttack = _PGD
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        asked = {"task": self.task, "output": self.output, "bounds": self.bounds, "mask": self.mask}
-        attack = dataclasses.replace(self.attack.with_defaults(**asked), eps=self.eps, norm=self.norm)
+        bare = dataclasses.replace(self.attack, eps=0.0, norm=self.norm)
+        asked = bare.with_defaults(task=self.task, output=self.output, bounds=self.bounds, mask=self.mask)
+        attack = dataclasses.replace(asked, eps=self.eps)
         found = attack(self.source, x.to(target.dtype), y, others=target.others, generator=generator)
         return found.to(x.dtype)

@@ -53,6 +53,10 @@ class CW(MinimumNormAttack):
                 f"{self.learning_rate}, {self.initial_const} and {self.confidence}"
             )
 
+    def check_task(self, task: Task) -> None:
+        if task.margin is None:
+            raise ValueError(f"CW needs a task with a margin, which task={task} has not: use PGD or APGD")
+
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         space, hinge = _Space(x, self.bounds, self.mask), self._hinge(target.task)
         start = space.coordinates()
@@ -83,8 +87,7 @@ class CW(MinimumNormAttack):
 
     def _hinge(self, task: Task) -> Loss:
         margin, kappa = task.margin, self.confidence
-        if margin is None:
-            raise ValueError(f"CW needs a task with a margin, which task={task} has not: use PGD or APGD")
+        assert margin is not None
         # A targeted attack negates the loss: the hinge is then of the negated margin.
         if self.targeted:
             return lambda output, y: (margin(output, y) + kappa).clamp_min(0)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from stocnoise.attacks.ball import per_row
 from stocnoise.attacks.base import MinimumNormAttack
 from stocnoise.attacks.frozen import frozen
-from stocnoise.attacks.libraries import Classifier, Scale, class_labels, contained, refuse, require
+from stocnoise.attacks.libraries import Classifier, Scale, check_classes, class_labels, contained, refuse, require
 from stocnoise.attacks.target import Target
+from stocnoise.tasks import Task
 
 Noise = Literal["frozen", "raw"]
 
@@ -40,10 +41,13 @@ class _Decision(MinimumNormAttack):
     def _attack(self, foolbox: Any) -> Any:
         """The attack of foolbox with these settings."""
 
+    def check_task(self, task: Task) -> None:
+        check_classes(task, type(self).__name__)
+
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         foolbox = require("foolbox", "foolbox")
         refuse(type(self).__name__, self.mask, target)
-        y = class_labels(target.task, y, type(self).__name__)
+        y = class_labels(y)
         scale = Scale(x.float(), self.bounds)
         images, classifier = scale.images(x.float()), Classifier(target, scale)
         with contained(x, generator) as seed, torch.no_grad(), self._asked(classifier, seed, images) as model:

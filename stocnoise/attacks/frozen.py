@@ -70,10 +70,11 @@ def frozen(
 @torch.no_grad()
 def _check_rows(model: nn.Module, x: Tensor, task: Task, others: Others | None) -> None:
     two, one = (None if others is None else others.first(count) for count in (2, 1))
-    together = ask(model, x[:2], task, two)[:1]
+    both = ask(model, x[:2], task, two)
+    together = both[:1]
     alone = ask(model, x[:1], task, one)
     if len(x) > 1 and not is_stochastic(model, x[:1], task, one):
-        spread = together.std().clamp_min(1e-6)
+        spread = (together if together.numel() > 1 else both).std().clamp_min(1e-6)
         if (together - alone).abs().max() > 0.05 * spread:
             raise ValueError(
                 "with its noise fixed, the model's answer for an image still depends on the other images of the batch. "

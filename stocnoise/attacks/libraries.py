@@ -64,14 +64,14 @@ class Scale:
         return float(eps) if self.pixels else scaled.flatten()[0].item()
 
 
-def class_labels(task: Task, y: Tensor, attack: str) -> Tensor:
-    """The labels of a task that is a choice between classes.
-
-    Raises:
-        ValueError: it is not.
-    """
+def check_classes(task: Task, attack: str) -> None:
+    """ValueError for a task that is no choice between classes."""
     if task.name not in ("multiclass", "binary"):
         raise ValueError(f"{attack} chooses between classes and cannot mean task={task}: use PGD or APGD")
+
+
+def class_labels(y: Tensor) -> Tensor:
+    """Labels (B,) int64 of a choice between classes."""
     return as_labels(y).long()
 
 

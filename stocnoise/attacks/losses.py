@@ -30,12 +30,14 @@ def reads_labels(loss: Loss) -> bool:
     return loss in (cross_entropy, margin, dlr)
 
 
-def loss_for(task: Task, loss: Loss) -> Loss:
+def loss_for(task: Task, loss: Loss, targeted: bool = False) -> Loss:
     """The loss to maximise: for `cross_entropy` and `margin` those of the task, else the given one.
 
     Raises:
-        ValueError: the loss is one of classes, and the task has none.
+        ValueError: the loss is one of classes, and the task has none; or it has no targeted form.
     """
+    if targeted and loss is dlr:
+        raise ValueError("the DLR loss of a wanted class needs the right one too: use margin for a targeted attack")
     if loss is cross_entropy:
         return task.loss
     if task.name == "multiclass" or not reads_labels(loss):

@@ -12,6 +12,7 @@ from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
 from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Loss, Target
+from stocnoise.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,9 @@ class PGD(BallAttack):
             raise ValueError(f"momentum must be at least 0, not {self.momentum}")
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts need random_start=True: without it every restart is the same")
+
+    def check_task(self, task: Task) -> None:
+        loss_for(task, self.loss, self.targeted)
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         ball = self.ball(x)

@@ -33,10 +33,31 @@ def ask(
     Raises:
         ValueError: the model gave no such output, or another number of rows.
     """
-    output = task.read(model(x) if others is None else others.call(model, x, rows, draws))
+    try:
+        answer = model(x) if others is None else others.call(model, x, rows, draws)
+    except RuntimeError as error:
+        if (reason := _misfit(model, x)) is not None:
+            raise ValueError(reason) from error
+        raise
+    output = task.read(answer)
     if output.dim() == 0 or len(output) != len(x):
         raise ValueError(f"the model gave an output of shape {tuple(output.shape)} for {len(x)} inputs, not a row each")
     return output
+
+
+def _misfit(model: nn.Module, x: Tensor) -> str | None:
+    """Why a model whose forward failed could not take x, if its weights tell: another type or device."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weights is None:
+        return None
+    if weights.device != x.device:
+        return f"the inputs are on {x.device} but the model is on {weights.device}: move one of them"
+    if weights.dtype != x.dtype:
+        return (
+            f"the inputs are {x.dtype} but the model's weights {weights.dtype}: give it x.to({weights.dtype}), or "
+            f"change the model, model.to({x.dtype})"
+        )
+    return None
 
 
 class Ascent(NamedTuple):

@@ -26,6 +26,14 @@ _RAW_NOTE = (
 )
 
 
+_MORE = {
+    "row_accuracy": "whole rows right",
+    "row_asr": "row ASR",
+    "miou": "mIoU",
+    "targeted_asr": "as wanted",
+}
+
+
 @dataclass(frozen=True)
 class Report(Measured):
     """What `evaluate` found. `print(report)` is a table."""
@@ -47,6 +55,8 @@ class Report(Measured):
 
     def __str__(self) -> str:
         clean, settings = self.clean, self.settings
+        more = list(dict.fromkeys(name for entry in self.entries for name in entry.more))
+        added = [_MORE[name] for name in more]
         norm, draws = {"inf": "L∞", "l2": "L2"}[settings["norm"]], settings["draws"]
         lines = [
             f"{self.model}: {settings['images']} images, {'stochastic' if settings['stochastic'] else 'deterministic'}",
@@ -56,10 +66,11 @@ class Report(Measured):
                 f"averaged {100 * clean.averaged:.1f}"
                 if settings["stochastic"]
                 else ""
-            ),
+            )
+            + "".join(f"; {_MORE[name]} {100 * value:.1f}" for name, value in clean.more.items()),
             "",
             *table(
-                f"attack|{norm} ε|ASR %|robust %|vote ASR|averaged|any of {draws}|gradients|s".split("|"),
+                [*f"attack|{norm} ε|ASR %|robust %|vote ASR|averaged|any of {draws}|gradients|s".split("|"), *added],
                 [
                     [
                         entry.attack,
@@ -71,6 +82,7 @@ class Report(Measured):
                         f"{100 * entry.any_asr:.1f}",
                         f"{entry.gradients:.0f}",
                         f"{entry.seconds:.1f}",
+                        *(f"{100 * entry.more[name]:.1f}" if name in entry.more else "–" for name in more),
                     ]
                     for entry in self.entries
                 ],

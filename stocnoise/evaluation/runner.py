@@ -221,7 +221,7 @@ class _Run:
         return sum(len(result.clean.averaged) for result in self.results.values())
 
     def jobs_for(self, stochastic: bool) -> list[Job]:
-        return named_jobs(
+        found = named_jobs(
             self.wanted,
             norm=self.norm,
             steps=self.steps,
@@ -229,6 +229,8 @@ class _Run:
             source=self.source,
             stochastic=stochastic,
         )
+        smallest = next(iter(self.eps.values()))
+        return [Job(job.label, self.subject.told(job.attack, eps=smallest)) for job in found]
 
     def begin(self, batch: Batch) -> None:
         """Learn from the first images whether the model is stochastic, and settle on the budgets."""

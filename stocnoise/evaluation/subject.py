@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import Attack
 from stocnoise.attacks.ball import PIXELS, Bounds, clipped
-from stocnoise.attacks.base import check_input
+from stocnoise.attacks.base import check_input, task_of
 from stocnoise.attacks.frozen import is_stochastic
 from stocnoise.attacks.target import Ascent, Loss, Target, ask
 from stocnoise.batches import Batch
@@ -91,8 +92,18 @@ class Subject:
 
     def attack(self, attack: Attack, batch: Batch, wanted: Tensor | None = None) -> Tensor:
         """Adversarial inputs; what the attack leaves unsaid about the task and the inputs is the subject's."""
-        complete = attack.with_defaults(task=self.task, bounds=self.bounds, mask=self.mask)
-        return complete(self.model, batch.x, batch.y if wanted is None else wanted, others=batch.others)
+        return self.told(attack)(self.model, batch.x, batch.y if wanted is None else wanted, others=batch.others)
+
+    def told(self, attack: Attack, **more: Any) -> Attack:
+        """The attack, which now knows what is asked of this subject.
+
+        Raises:
+            ValueError: it cannot mean the task.
+        """
+        task = {} if self.task is MULTICLASS else {"task": self.task}
+        complete = attack.with_defaults(bounds=self.bounds, mask=self.mask, **task, **more)
+        complete.check_task(task_of(complete))
+        return complete
 
     def ascent(self, batch: Batch, eot: int, loss: Loss) -> Ascent:
         with torch.enable_grad():
