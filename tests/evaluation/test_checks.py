@@ -112,7 +112,8 @@ def test_a_model_in_training_mode_is_flagged_and_left_there():
 
 
 def test_too_weak_an_attack_is_flagged():
-    found = warnings_of(trained(), [stocnoise.PGD(steps=1)], (0.12,), steps=1)
+    # In this ball a second step brings some 20 points; 5 are enough for the warning.
+    found = warnings_of(trained(adversarial=True), [stocnoise.PGD(steps=1, norm="l2")], (1.2,), steps=1, norm="l2")
     assert any("twice the steps" in w for w in found)
 
 
