@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stocnoise import description, storage
 from stocnoise import layers as _layers
 from stocnoise import noises as _noises
-from stocnoise import storage
 from stocnoise.controls import stochastic_layers
-from stocnoise.conversion import conversion_of, convert
+from stocnoise.conversion import conversion_of, convert, student_in
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.filters import Filter
+from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.conversion.rules import Rule
-from stocnoise.errors import ConversionError, FileFormatError
+from stocnoise.errors import ConversionError, ExampleInputError, FileFormatError
 from stocnoise.layers import StochasticActivation
 
 
@@ -25,20 +26,25 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a student: all of its state, and how it was converted.
 
     The file is safetensors; its metadata hold a version, a checksum and one JSON object: class of the model, layers
-    with site, noise, α and γ, and the example's shapes. It appears under `path` whole, or not at all.
+    with site, noise, α and γ, the example's shapes, and the mean and std of `normalized`. That may stand inside the
+    student or around it: the file is the same. It appears under `path` whole, or not at all.
 
     Raises:
-        ValueError: `student` was not made by `convert`, or its state holds something other than tensors.
+        ValueError: `student` was not made by `convert`, its state holds something other than tensors, or its σ, γ or α
+            is something that `load` refuses.
         OSError: the file system refused.
     """
     conversion = conversion_of(student)
-    student = getattr(student, "_orig_mod", student)
-    state = student.state_dict()
+    student = unwrap_compiled(student)
+    found = student_in(student)
+    assert found is not None  # `conversion_of` would have said so
+    prefix, inner = found
+    state = {prefix + key: value for key, value in inner.state_dict().items()}
     foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
         raise ValueError(f"the state of this model holds more than tensors, which is not saved: {', '.join(foreign)}")
     tensors, aliases = _without_aliases(state)
-    found = dict(stochastic_layers(student))
+    layers = {(prefix + name).removesuffix("."): layer for name, layer in stochastic_layers(inner)}
     about = {
         "class": _class_name(student),
         "layer": conversion.layer,
@@ -50,15 +56,22 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
                 "kind": site.kind,
                 "activation": site.activation,
                 "channels": site.channels,
-                "class": type(found[path]).__name__,
-                "alpha": found[path].alpha,
-                "gamma": found[path].gamma.item(),
+                "class": type(layers[path]).__name__,
+                "alpha": layers[path].alpha,
+                "gamma": layers[path].gamma.item(),
             }
             for path, site in conversion.layers
         ],
         "aliases": aliases,
     }
-    storage.write(Path(path), "student", about, tensors)
+    if figures := description.normalizations(student):
+        about["normalization"] = figures
+    try:
+        description.check(about, tensors)
+    except FileFormatError as error:
+        raise ValueError(f"this student cannot be saved: {error}") from error
+    # Version 1 says nothing of mean and std; a reader of version 1 would not compare them.
+    storage.write(Path(path), "student", about, tensors, version=2 if figures else 1)
 
 
 def load(
@@ -72,37 +85,54 @@ def load(
 
     Args:
         path: a file written by `save`.
-        model: a deterministic model of the class and configuration that was converted; its weights do not matter.
+        model: a deterministic model of the class and configuration that was converted; its weights do not matter. If
+            `normalized` stood inside or around the student, it stands around this model.
         example_input: as in `convert`; needed only where the one used then could not be noted in the file.
         layer: the noise, if it is a class of your own.
 
     Raises:
-        FileFormatError: the file is truncated, altered, of a newer version or not a student, or of another model.
+        FileFormatError: the file is truncated, altered, of a newer version or not a student, says what cannot be, or is
+            of another model or of one with another mean and std. Nothing has been built then.
         FileNotFoundError: there is no such file.
     """
     about, tensors = storage.read(Path(path), "student")
-    if example_input is None and about["example"] is not None:
-        example_input = Example.recall(model, about["example"])
+    try:
+        description.check(about, tensors)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    _require_same_normalization(path, about, model)
+    noise = layer or _layer_named(about["layer"])
+    rules = () if layer else _rules(about["layers"])
+    recalled = example_input is None and about["example"] is not None
     names = {entry["site"] for entry in about["layers"]}
     try:
         student = convert(
             model,
-            example_input,
+            Example.recall(model, about["example"]) if recalled else example_input,
             include=_among(names),
-            layer=layer or _layer_named(about["layer"]),
-            rules=() if layer else _rules(about["layers"]),
+            layer=noise,
+            rules=rules,
         )
     except ConversionError as error:
-        given, reason = _class_name(model), str(error).splitlines()[0]
-        raise FileFormatError(f"{path}, a {about['class']}, does not fit this {given}: {reason}") from error
+        reason = str(error).splitlines()[0]
+        if isinstance(error, ExampleInputError) and example_input is None:
+            what = "the example input that the file recalls" if recalled else "an image of the default size"
+            reason = (
+                f"the model did not run on {what} ({type(error.__cause__).__name__}: "
+                f"{(str(error.__cause__).strip().splitlines() or [''])[0]}); if it is the right model, pass "
+                "stocnoise.load its example_input, what the model is called with"
+            )
+        raise FileFormatError(
+            f"{path}, a {about['class']}, does not fit this {_class_name(model)}: {reason}"
+        ) from error
     found = dict(stochastic_layers(student))
     wanted = {entry["path"]: (entry["class"], entry["channels"]) for entry in about["layers"]}
     have = {path: (type(layer).__name__, layer.num_channels) for path, layer in found.items()}
     state = {**tensors, **{alias: tensors[key] for alias, key in about["aliases"].items()}}
     expected = student.state_dict()
     wrong = _differences(wanted, have) or _differences(
-        {key: tuple(value.shape) for key, value in state.items()},
-        {key: tuple(value.shape) for key, value in expected.items()},
+        {key: _form(value) for key, value in state.items()},
+        {key: _form(value) for key, value in expected.items()},
     )
     if wrong:
         raise FileFormatError(
@@ -112,6 +142,25 @@ def load(
     for entry in about["layers"]:
         found[entry["path"]].alpha = entry["alpha"]
     return student
+
+
+def _require_same_normalization(path: str | os.PathLike[str], about: Mapping[str, Any], model: nn.Module) -> None:
+    """FileFormatError unless mean and std of the model are those of the file, where it speaks of them."""
+    if "normalization" not in about:
+        return
+    saved, given = about["normalization"], description.normalizations(model)
+    for place in [*saved, *given]:
+        theirs, ours = saved.get(place), given.get(place)
+        if not description.same_figures(theirs, ours):
+            where = f" at {place}" if place else ""
+            raise FileFormatError(
+                f"{path} holds a student {_normalized(theirs)}, and this model is {_normalized(ours)}{where}: give it "
+                "what the file has, stocnoise.load(path, stocnoise.normalized(model, mean, std))"
+            )
+
+
+def _normalized(figures: Mapping[str, Any] | None) -> str:
+    return "not normalized" if figures is None else f"normalized with mean {figures['mean']} and std {figures['std']}"
 
 
 def _without_aliases(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -141,13 +190,27 @@ def _differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return ""
 
 
+def _form(tensor: Tensor) -> str:
+    """Shape and kind: a student is loaded in any precision, but integers are not weights."""
+    whole = not (tensor.is_floating_point() or tensor.is_complex())
+    kind = tensor.dtype if whole else "complex" if tensor.is_complex() else "floating-point"
+    return f"{tuple(tensor.shape)}, {kind}".replace("torch.", "")
+
+
+_OWN = {
+    name: cls
+    for module in (_layers, _noises)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and issubclass(cls, StochasticActivation)
+}
+
+
 def _layer_named(name: str) -> type[StochasticActivation]:
-    found = getattr(_layers, name, None) or getattr(_noises, name, None)
-    if found is None:
+    if name not in _OWN:
         raise FileFormatError(
             f"this student's noise is a {name}, which is not stocnoise's own: pass it as layer={name}"
         )
-    return found
+    return _OWN[name]
 
 
 def _rules(entries: Iterable[Mapping[str, Any]]) -> list[Rule]:

@@ -17,7 +17,12 @@ from stocnoise.errors import FileFormatError
 
 Kind = Literal["student", "checkpoint"]
 
-_VERSION = 1
+_VERSION = {"student": 2, "checkpoint": 1}
+"""The newest of each kind; every earlier one is read too."""
+
+_JSON = 64 * 2**20
+"""Bytes of JSON that are read, and written."""
+
 _WRITER = {"student": "stocnoise.save", "checkpoint": "stocnoise.finetune"}
 
 
@@ -38,17 +43,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write(path: Path, kind: Kind, about: Any, tensors: Mapping[str, Tensor]) -> None:
+def write(path: Path, kind: Kind, about: Any, tensors: Mapping[str, Tensor], version: int = 1) -> None:
     """Write `about` (JSON) and `tensors` (on the CPU, contiguous, no two sharing memory), all or nothing.
 
     Raises:
+        ValueError: `about` is more than is read again.
         OSError: the file system refused (full, read-only); `path` is as it was.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     body = json.dumps(about)
-    header = {"version": str(_VERSION), "kind": kind, "stocnoise": body, "sha256": _digest(kind, body, tensors)}
+    if len(body) > _JSON:
+        raise ValueError(f"{len(body) / 2**20:.0f} MiB of description; {_JSON // 2**20} can be kept")
+    header = {"version": str(version), "kind": kind, "stocnoise": body, "sha256": _digest(kind, body, tensors)}
     try:
         with replacing(path) as temporary:
             save_file(dict(tensors), temporary, metadata=header)
@@ -77,15 +85,20 @@ def read(path: Path, kind: Kind) -> tuple[Any, dict[str, Tensor]]:
         raise FileFormatError(
             f"{path} was not written by {_WRITER[kind]}; plain weights are loaded with model.load_state_dict"
         )
-    version = header.get("version", "")
-    if not version.isdigit() or int(version) > _VERSION:
-        raise FileFormatError(f"{path} is of version {version}; this stocnoise reads up to {_VERSION}: upgrade it")
-    found = header.get("kind", "")
-    if header.get("sha256") != _digest(found, header["stocnoise"], tensors):
+    version, body, found = header.get("version", ""), header["stocnoise"], header.get("kind", "")
+    newest = _VERSION.get(found, _VERSION[kind])
+    if not version.isascii() or not version.isdigit() or len(version) > 9 or not 1 <= int(version) <= newest:
+        raise FileFormatError(f"{path} is of version {version[:9]}; this stocnoise reads up to {newest}: upgrade it")
+    if header.get("sha256") != _digest(found, body, tensors):
         raise FileFormatError(f"{path} has been altered: its contents do not match its checksum")
     if found != kind:
         raise FileFormatError(f"{path} is a {found}, written by {_WRITER.get(found, 'something else')}, not a {kind}")
-    return json.loads(header["stocnoise"]), tensors
+    if len(body) > _JSON:
+        raise FileFormatError(f"{path} holds {len(body) / 2**20:.0f} MiB of description, more than is ever written")
+    try:
+        return json.loads(body), tensors
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: its description cannot be read as JSON: {error}") from error
 
 
 def _digest(kind: str, body: str, tensors: Mapping[str, Tensor]) -> str:

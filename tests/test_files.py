@@ -10,31 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import stocnoise
 from stocnoise.errors import FileFormatError
-
-
-class Block(nn.Module):
-    """One ReLU used twice, a GELU as a function, and tied weights."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.one = nn.Conv2d(3, width, 3, padding=1)
-        self.two = nn.Conv2d(width, width, 3, padding=1)
-        self.norm = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
-        self.head = nn.Linear(width, width, bias=False)
-        self.tied = nn.Linear(width, width, bias=False)
-        self.tied.weight = self.head.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.norm(self.two(self.relu(self.one(x)))))
-        return self.tied(nn.functional.gelu(self.head(x.mean((2, 3)))))
-
-
-EXAMPLE = torch.zeros(2, 3, 8, 8)
+from tests.file_models import EXAMPLE, Block
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from stocnoise.conversion import described
+
 _DEFAULT_SIZE = (3, 224, 224)
 
 
@@ -34,16 +36,13 @@ class Example:
         return tree_map(lambda v: change(v) if isinstance(v, Tensor) else v, (self.args, dict(self.kwargs)))
 
     def describe(self) -> Any:
-        """Shapes, dtypes and plain values as JSON, for `Example.recall`; None if the arguments hold anything else."""
-        try:
-            return _encode([list(self.args), dict(self.kwargs)])
-        except TypeError:
-            return None
+        """The arguments as JSON, for `Example.recall`, the values of most tensors left out; None if JSON cannot."""
+        return described.encode([list(self.args), dict(self.kwargs)])
 
     @staticmethod
     def recall(model: nn.Module, description: Any) -> Example:
-        """The example that `describe` described, on the device of `model`."""
-        args, kwargs = _decode(description, _device(model))
+        """The example that `describe` described and `described.check` let pass, on the device of `model`."""
+        args, kwargs = described.decode(description, _device(model))
         example = Example(model, tuple(args))
         example.kwargs = kwargs
         return example
@@ -64,25 +63,3 @@ def _default(model: nn.Module) -> Tensor:
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _encode(item) for key, item in value.items()}}
-    if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(type(value).__name__)
-
-
-def _decode(value: Any, device: torch.device) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, device) for item in value]
-    if isinstance(value, dict) and "dict" in value:
-        return {key: _decode(item, device) for key, item in value["dict"].items()}
-    if isinstance(value, dict):
-        return torch.zeros(value["shape"], dtype=getattr(torch, value["dtype"]), device=device)
-    return value

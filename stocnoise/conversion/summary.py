@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from stocnoise.controls import stochastic_layers
-from stocnoise.conversion.changing.sites import Conversion, LeftAlone, Site
+from stocnoise.conversion.changing.sites import LeftAlone, Site, conversion_of, student_in
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.layers import StochasticActivation
 
@@ -60,7 +60,7 @@ class Summary:
 def summary(model: nn.Module) -> Summary:
     """The stochastic layers of `model` with their sites, activations, γ and σ, and what was left alone and why."""
     model = unwrap_compiled(model)
-    conversion: Conversion | None = getattr(model, "_stocnoise_conversion", None)
+    conversion = None if student_in(model) is None else conversion_of(model)
     sites = dict(conversion.layers) if conversion else {}
     layers = dict(stochastic_layers(model))
     order = [path for path in sites if path in layers] + [path for path in layers if path not in sites]

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from stocnoise import storage
+from stocnoise import schema, storage
 from stocnoise.errors import CheckpointError, FileFormatError
 
 _MARK = "$"  # the key of a JSON object that stands for something JSON does not have
 
 
-def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _pack(value: Any, path: str, tensors: dict[str, Tensor], depth: int = 0) -> Any:
     """`value` as JSON, its tensors put into `tensors` under their path."""
     if isinstance(value, Tensor):
         # Tied weights are one storage under two names, which safetensors refuses.
@@ -23,13 +23,19 @@ def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return {_MARK: "tensor", "name": path}
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if depth == schema.DEPTH:
+        raise CheckpointError(f"{path} is nested more than {schema.DEPTH} deep, which a checkpoint cannot hold")
+
+    def packed(value: Any, path: str) -> Any:
+        return _pack(value, path, tensors, depth + 1)
+
     if isinstance(value, list):
-        return [_pack(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
+        return [packed(item, f"{path}.{i}") for i, item in enumerate(value)]
     if isinstance(value, tuple):
-        return {_MARK: "tuple", "items": [_pack(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]}
+        return {_MARK: "tuple", "items": [packed(item, f"{path}.{i}") for i, item in enumerate(value)]}
     if isinstance(value, dict):
         # Optimisers number their parameters, and JSON knows only text as a key.
-        items = [[_pack(key, path, tensors), _pack(item, f"{path}.{key}", tensors)] for key, item in value.items()]
+        items = [[packed(key, path), packed(item, f"{path}.{key}")] for key, item in value.items()]
         return {_MARK: "dict", "items": items}
     raise CheckpointError(
         f"{path} is a {type(value).__name__}, which a checkpoint cannot hold: only tensors, numbers, text, None, and "
@@ -37,23 +43,52 @@ def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_unpack(item, tensors) for item in value]
-    if not isinstance(value, dict):
+def _unpack(value: Any, path: str, tensors: dict[str, Tensor], depth: int = 0) -> Any:
+    """What `_pack` packed; FileFormatError, naming the path, for anything else."""
+    if not isinstance(value, list | dict):
         return value
+    if depth == schema.DEPTH:
+        raise FileFormatError(f"{path[:40]}… is nested more than {schema.DEPTH} deep")
+
+    def unpacked(value: Any, path: str) -> Any:
+        return _unpack(value, path, tensors, depth + 1)
+
+    if isinstance(value, list):
+        return [unpacked(item, f"{path}.{i}") for i, item in enumerate(value)]
+    schema.record({_MARK: schema.choice(_FORMS)}, others=True)(value, path)
+    _FORMS[value[_MARK]](value, path)
     match value[_MARK]:
         case "tensor":
+            if value["name"] not in tensors:
+                raise FileFormatError(f"{path} must be a tensor of this file, and there is no {value['name']!r}")
             return tensors[value["name"]]
         case "tuple":
-            return tuple(_unpack(item, tensors) for item in value["items"])
-        case "dict":
-            return {_hashable(_unpack(key, tensors)): _unpack(item, tensors) for key, item in value["items"]}
-    raise KeyError(value[_MARK])
+            return tuple(unpacked(item, f"{path}.{i}") for i, item in enumerate(value["items"]))
+    unpacked_items: dict[Any, Any] = {}
+    for pair in value["items"]:
+        key = unpacked(pair[0], path)
+        if not _is_key(key):
+            schema.refuse(f"a key of {path}", "a number, text or None, or a tuple of these", key)
+        unpacked_items[key] = unpacked(pair[1], f"{path}.{key}")
+    return unpacked_items
 
 
-def _hashable(key: Any) -> Any:
-    return tuple(key) if isinstance(key, list) else key
+def _pair(value: Any, field: str) -> None:
+    if not isinstance(value, list) or len(value) != 2:
+        schema.refuse(field, "a key and a value", value)
+
+
+_FORMS = {
+    "tensor": schema.record({_MARK: schema.text, "name": schema.text}),
+    "tuple": schema.record({_MARK: schema.text, "items": schema.items(schema.anything)}),
+    "dict": schema.record({_MARK: schema.text, "items": schema.items(_pair)}),
+}
+
+
+def _is_key(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_key(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def write(path: Path, tree: Any) -> None:
@@ -67,7 +102,7 @@ def write(path: Path, tree: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.write(path, "checkpoint", about, tensors)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} could not be written: {error}. Earlier checkpoints are as they were") from error
 
 
@@ -75,13 +110,17 @@ def read(path: Path) -> Any:
     """What `write` wrote.
 
     Raises:
-        CheckpointError: there is no such file, it is truncated or altered, not a checkpoint, or of a newer version.
+        CheckpointError: there is no such file, it is truncated or altered, not a checkpoint, of a newer version, or
+            says what `write` does not write.
     """
     try:
         about, tensors = storage.read(path, "checkpoint")
     except (OSError, FileFormatError) as error:
         raise CheckpointError(str(error)) from error
-    return _unpack(about, tensors)
+    try:
+        return _unpack(about, "run", tensors)
+    except FileFormatError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 class Checkpoints:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,7 @@ from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
 from stocnoise.training.optim import Scheduler
 from stocnoise.training.randomness import random_state
+from stocnoise.training.recorded import require_run
 from stocnoise.training.states import bare_optimizer, get_states, is_sharded, set_states
 from stocnoise.training.tally import Tally
 
@@ -118,20 +120,27 @@ def restore(state: RunState, path: Path, tree: dict[str, Any]) -> dict[str, Any]
         This process's random state if the checkpoint lies within an epoch, else None: an epoch begins from its seed.
 
     Raises:
-        CheckpointError: the checkpoint is of another run or another model. Nothing has been changed then.
+        CheckpointError: the checkpoint is of another run or another model, or says what a run does not write. The
+            student is as it was then.
     """
     run = state.run
+    require_run(path, tree, state.accelerator.process_index)
     _check_same_run(state, path, tree)
-    try:
-        set_states(state.model, bare_optimizer(state.optimizer), tree["model"], tree["optimizer"])
-    except ValueError as error:
-        raise CheckpointError(f"{path} is of another optimizer: {error}") from error
+    own = tree["processes"][state.accelerator.process_index]
+    if [mine.shape for mine in state.buffers] != [kept.shape for kept in own["buffers"]]:
+        raise CheckpointError(f"{path} has buffers of another model for this process. {_ADVICE}")
+    if state.tally.values.shape != own["tally"].shape:
+        raise CheckpointError(f"{path} has a tally of {own['tally'].numel()} figures, not {state.tally.values.numel()}")
+    # What is left can only be judged by whoever wrote it; the student comes last.
     for name, part in state.parts.items():
         if part is not None:
-            part.load_state_dict(tree[name])
-    for callback, kept in zip(state.callbacks, tree["callbacks"], strict=True):
-        callback.load_state_dict(kept)
-    own = tree["processes"][state.accelerator.process_index]
+            with _putting_back(path, name):
+                part.load_state_dict(tree[name])
+    with _putting_back(path, "callbacks"):
+        for callback, kept in zip(state.callbacks, tree["callbacks"], strict=True):
+            callback.load_state_dict(kept)
+    with _putting_back(path, "optimizer"):
+        set_states(state.model, bare_optimizer(state.optimizer), tree["model"], tree["optimizer"])
     for mine, kept in zip(state.buffers, own["buffers"], strict=True):
         mine.copy_(kept)
     state.tally.values.copy_(own["tally"])
@@ -139,6 +148,16 @@ def restore(state: RunState, path: Path, tree: dict[str, Any]) -> dict[str, Any]
     # The same object: a callback may hold it.
     run.history.replace(History.from_dict(tree["history"]))
     return own["random"] if state.batch else None
+
+
+@contextmanager
+def _putting_back(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is of another {name}, or altered: {type(error).__name__}: {error}. {_ADVICE}"
+        ) from error
 
 
 def _check_same_run(state: RunState, path: Path, tree: dict[str, Any]) -> None:

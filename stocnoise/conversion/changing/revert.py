@@ -7,21 +7,28 @@ import copy
 from torch import nn
 
 from stocnoise.conversion.changing.fastpath import restore_fast_paths
-from stocnoise.conversion.changing.sites import conversion_of
+from stocnoise.conversion.changing.sites import conversion_of, student_in
 from stocnoise.conversion.changing.subclass import rewritten_from
 from stocnoise.conversion.changing.views import remove_views
 from stocnoise.conversion.finding.places import slots
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.errors import ConversionError
 from stocnoise.layers import StochasticActivation
+from stocnoise.normalization import Normalized
 
 
 def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """The deterministic model back, weights kept: a copy of the student, or the student itself with `inplace`."""
+    """The deterministic model back, weights kept: a copy of the student, or the student itself with `inplace`.
+
+    What `normalized` has put around a student stays around the model.
+    """
     conversion_of(model)
     model = unwrap_compiled(model)
     if not inplace:
         model = copy.deepcopy(model)
+    if isinstance(model, Normalized) and student_in(model) != ("", model):
+        model.model = revert(model.model, inplace=True)
+        return model
     for name, module in model.named_modules():
         if rewritten_from(module) is None and any("_stocnoise_rewritten" in vars(cls) for cls in type(module).__mro__):
             raise ConversionError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from stocnoise.conversion.changing.edits import MethodEdit
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.layers import StochasticActivation
+from stocnoise.normalization import Normalized
 
 Kind = Literal["module", "shared", "functional"]
 
@@ -92,10 +93,34 @@ class Conversion:
         layers = tuple((placement.path, placement.site) for placement in plan.placements)
         return Conversion(layers, tuple(plan.left), layer.__name__, example.describe())
 
+    def within(self, prefix: str) -> Conversion:
+        """The same, seen from a module that holds the student under `prefix`: "" or a path with its last dot."""
+
+        def seen(path: str) -> str:
+            return (prefix + path).removesuffix(".")
+
+        return replace(
+            self,
+            layers=tuple((seen(path), replace(site, name=seen(site.name))) for path, site in self.layers),
+            left=tuple(replace(item, name=seen(item.name)) for item in self.left),
+        )
+
+
+def student_in(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """What `convert` made in `model`, under any `torch.compile` and `normalized`, after its prefix; None if nothing."""
+    prefix, inner = "", unwrap_compiled(model)
+    while getattr(inner, "_stocnoise_conversion", None) is None:
+        if not isinstance(inner, Normalized):
+            return None
+        prefix, inner = f"{prefix}model.", unwrap_compiled(inner.model)
+    return prefix, inner
+
 
 def conversion_of(model: nn.Module) -> Conversion:
-    """What `convert` noted on a student; ValueError for any other model."""
-    found = getattr(unwrap_compiled(model), "_stocnoise_conversion", None)
+    """What `convert` noted on a student, seen from `model`; ValueError for any other model."""
+    found = student_in(model)
     if found is None:
         raise ValueError("this model is not a student made by stocnoise.convert")
-    return found
+    prefix, student = found
+    conversion: Conversion = student._stocnoise_conversion  # type: ignore[assignment]
+    return conversion.within(prefix)

@@ -1,0 +1,124 @@
+"""What the file of a student says in JSON, and whether that can be: all of it is looked at before anything is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from stocnoise import schema
+from stocnoise.conversion import described
+from stocnoise.conversion.changing.sites import Kind
+from stocnoise.conversion.refuse import unwrap_compiled
+from stocnoise.errors import FileFormatError
+from stocnoise.normalization import Normalized
+
+
+def check(about: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise FileFormatError, naming the field, unless `about` is what `stocnoise.save` writes with these tensors."""
+    _STUDENT(about, "")
+    for alias, key in about["aliases"].items():
+        if key not in tensors or alias in tensors:
+            raise FileFormatError(f"aliases[{alias!r}] must be another name of a tensor, and none is called {key!r}")
+    paths = set()
+    for i, entry in enumerate(about["layers"]):
+        if entry["path"] in paths:
+            raise FileFormatError(f"layers[{i}].path must be of one layer, and {entry['path']!r} is there twice")
+        paths.add(entry["path"])
+        prefix = f"{entry['path']}." if entry["path"] else ""
+        own = {
+            name: tensors[about["aliases"].get(prefix + name, prefix + name)]
+            for name in ("sigma", "gamma", "num_batches_tracked")
+            if prefix + name in tensors or prefix + name in about["aliases"]
+        }
+        _check_layer(own, entry, f"layers[{i}]", prefix)
+
+
+def normalizations(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """mean and std of every `normalized` in `model`, by its path, whatever `torch.compile` stands around them."""
+    return {
+        ".".join(part for part in name.split(".") if part != "_orig_mod"): {
+            "mean": module.mean.tolist(),
+            "std": module.std.tolist(),
+        }
+        for name, module in unwrap_compiled(model).named_modules()
+        if isinstance(module, Normalized)
+    }
+
+
+def same_figures(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
+    """Whether two entries of `normalizations` are one, as far as half precision tells them apart."""
+    if a is None or b is None:
+        return a is b
+    pairs = [(_list(a[name]), _list(b[name])) for name in ("mean", "std")]
+    return all(
+        len(one) == len(other)
+        and all(math.isclose(x, y, rel_tol=4e-3, abs_tol=1e-6) for x, y in zip(one, other, strict=True))
+        for one, other in pairs
+    )
+
+
+def _list(figures: float | list[float]) -> list[float]:
+    return figures if isinstance(figures, list) else [figures]
+
+
+def _figures(low: float) -> schema.Spec:
+    """A number, or one for each channel."""
+    one = schema.number(low)
+    each = schema.items(one)
+
+    def check(value: Any, field: str) -> None:
+        (each if isinstance(value, list) else one)(value, field)
+
+    return check
+
+
+_STUDENT = schema.record(
+    {
+        "class": schema.text,
+        "layer": schema.text,
+        "example": schema.optional(described.check),
+        "layers": schema.items(
+            schema.record(
+                {
+                    "path": schema.text,
+                    "site": schema.text,
+                    "kind": schema.choice(get_args(Kind)),
+                    "activation": schema.text,
+                    "channels": schema.whole(1),
+                    "class": schema.text,
+                    "alpha": schema.number(0, 1),
+                    "gamma": schema.number(0),
+                }
+            )
+        ),
+        "aliases": schema.mapping(schema.text),
+    },
+    # Of version 2; an earlier file says nothing of it.
+    {"normalization": schema.mapping(schema.record({"mean": _figures(-math.inf), "std": _figures(0)}))},
+)
+
+
+def _check_layer(own: Mapping[str, Tensor], entry: Mapping[str, Any], field: str, prefix: str) -> None:
+    """σ, γ and the count of one layer, against what is said of it."""
+    if (sigma := own.get("sigma")) is not None:
+        if not sigma.is_floating_point() or tuple(sigma.shape) != (entry["channels"],):
+            raise FileFormatError(
+                f"{prefix}sigma must be {entry['channels']} floating-point numbers, as {field}.channels says, not "
+                f"{sigma.dtype} of shape {tuple(sigma.shape)}"
+            )
+        # A sigma that a loss trains may have any sign: the noise has both.
+        low = -math.inf if entry["class"] == "StocL2P" else 0.0
+        if not (sigma.isfinite() & (sigma >= low)).all():
+            raise FileFormatError(f"{prefix}sigma must be finite" + ("" if low else " and at least 0"))
+    if (gamma := own.get("gamma")) is not None and (
+        not gamma.is_floating_point() or gamma.dim() or gamma.item() != entry["gamma"]
+    ):
+        raise FileFormatError(f"{prefix}gamma must be one number, {entry['gamma']}, as {field}.gamma says")
+    if (count := own.get("num_batches_tracked")) is not None and (
+        count.dtype != torch.int64 or count.dim() or count.item() < 0
+    ):
+        raise FileFormatError(f"{prefix}num_batches_tracked must be one int64 of at least 0")
