@@ -35,13 +35,13 @@ def _wrong(logits: Tensor, y: Tensor) -> Tensor:
 
 def _read_target(y: Tensor) -> Tensor:
     if y.is_floating_point() and y.dim() == 2:
+        if y.shape[1] < 2:
+            raise ValueError(f'targets of shape {tuple(y.shape)}: for one logit and labels of 0 or 1 say task="binary"')
         if len(y) and not (((y.sum(1) - 1).abs() < 1e-2).all() and (y >= 0).all()):
             raise ValueError(
                 f"targets of shape {tuple(y.shape)} whose rows are no probabilities (at least 0, with the sum 1): for "
                 'several labels a row say task="multilabel"'
             )
-        if y.shape[1] < 2:
-            raise ValueError(f'targets of shape {tuple(y.shape)}: for one logit and labels of 0 or 1 say task="binary"')
         return y
     return integers(y, "multiclass")
 
