@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from stocnoise.attacks import PGD, Attack
+from stocnoise.attacks.ball import PIXELS, Bounds
 from stocnoise.attacks.registry import named_attack
 from stocnoise.controls import stochastic_layers
+from stocnoise.tasks import Task
+from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.training.callbacks import Callback
 from stocnoise.training.checks import check_number
 from stocnoise.training.gamma import GammaSchedule
 
 DEFAULT_GAMMA = GammaSchedule(init=0.01, max=0.1, interval=1)
+
+
+def unusual(task: Task, bounds: Bounds, mask: Tensor | None) -> dict[str, Any]:
+    """What a run asks its attacks; what is usual stays unsaid, in attacks and so in checkpoints."""
+    usual = {"task": MULTICLASS, "bounds": PIXELS, "mask": None}
+    given = {"task": task, "bounds": bounds, "mask": mask}
+    return {name: value for name, value in given.items() if value is not usual[name]}
 
 
 def own_attack(choice: Attack | str, asked: Mapping[str, Any], name: str = "attack") -> Attack:

@@ -14,10 +14,9 @@ from stocnoise.attacks import PGD, Attack
 from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds
 from stocnoise.batches import BatchReader
 from stocnoise.tasks import OutputReader, TaskLike, as_task
-from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
-from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule
+from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, unusual
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_criterion, make_objective
@@ -167,11 +166,9 @@ def finetune(
     check_bounds(bounds)
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
+    reporting = Reporting(callbacks=every_callback, progress=progress)
     meaning = as_task(task, output)
-    # What is usual stays unsaid, in attacks and so in checkpoints.
-    usual = {"task": MULTICLASS, "bounds": PIXELS, "mask": None}
-    given = {"task": meaning, "bounds": bounds, "mask": mask}
-    asked = {name: value for name, value in given.items() if value is not usual[name]}
+    asked = unusual(meaning, bounds, mask)
     own = own_attack(attack, asked)
     settings = Settings(
         algorithm=Algorithm(
@@ -205,7 +202,7 @@ def finetune(
         checkpointing=Checkpointing(
             folder=checkpoint_dir, every=checkpoint_every, keep=keep_checkpoints, resume=resume
         ),
-        reporting=Reporting(callbacks=every_callback, progress=progress),
+        reporting=reporting,
     )
     if settings.checkpointing.store is not None:
         settings.data.warn_of_workers()

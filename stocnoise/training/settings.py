@@ -94,6 +94,8 @@ class Data:
             ) from None
         if isinstance(self.train_loader, Iterator):
             raise ValueError("train_loader is an iterator, empty after one epoch: pass the loader itself")
+        if isinstance(self.val_loader, Iterator):
+            raise ValueError("val_loader is an iterator, empty after one epoch: pass the loader itself")
         if batches == 0:
             raise ValueError("train_loader is empty: with drop_last=True the data must hold a whole batch")
 

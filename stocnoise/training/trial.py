@@ -48,8 +48,8 @@ class Trial:
             last_rows = self.last_rows or last_rows
         if last_rows == 1 and self.single and self._passes_alone:
             raise ValueError(
-                f"the last batch of train_loader has one row, of which BatchNorm ({self.single[0]}) has no variance: "
-                "give the DataLoader drop_last=True or another batch_size"
+                f"a batch of train_loader, the last of an epoch, has one row, of which BatchNorm ({self.single[0]}) "
+                "has no variance: give the DataLoader drop_last=True or another batch_size"
             )
 
     @property
