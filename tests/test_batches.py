@@ -52,7 +52,7 @@ def test_what_is_no_tensor_of_rows_is_passed_on_whole():
 @pytest.mark.parametrize(
     ("batch", "reader", "words"),
     [
-        ({"input_ids": X, "attention_mask": MASK, "labels": Y}, None, r"say which .*batch=\(.pixel_values., .labels.\)"),
+        ({"input_ids": X, "attention_mask": MASK, "labels": Y}, None, r"say which .*batch=\(.pixel_values., .labe"),
         ({"x": X, "labels": Y, "y": Y}, None, "say which"),
         (X, None, r"must be \(images, labels\)"),
         ((X,), None, "images, labels"),

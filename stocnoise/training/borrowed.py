@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from stocnoise.layers import StochasticActivation
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -53,6 +55,21 @@ def modes_kept(student: nn.Module) -> Iterator[None]:
         student.__dict__.pop("forward", None)
         if forward is not None:
             student.__dict__["forward"] = forward
+
+
+def kept_in_eval(student: nn.Module) -> list[nn.Module]:
+    """The modules that a user put into eval mode for good: those of a student that is not all in eval mode.
+
+    Not the student itself, and no stochastic layer that has seen no batch: its σ of 0 would stay, and it without noise.
+    """
+    if not any(module.training for module in student.modules()):
+        return []
+    still = [module for module in student.modules() if not module.training and module is not student]
+    return [module for module in still if not (isinstance(module, StochasticActivation) and _empty(module))]
+
+
+def _empty(layer: StochasticActivation) -> bool:
+    return layer.adaptive and int(layer.num_batches_tracked) == 0
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stocnoise import schema, storage
 from stocnoise.errors import CheckpointError, FileFormatError
+from stocnoise.training.checks import check_whole
 
 _MARK = "$"  # the key of a JSON object that stands for something JSON does not have
 
@@ -127,8 +128,7 @@ class Checkpoints:
     """The checkpoints of one run, one file a checkpoint, in one folder; the newest `keep` stay."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}")
+        check_whole("keep_checkpoints", keep)
         self.folder = folder
         self.keep = keep
 

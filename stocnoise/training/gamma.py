@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from stocnoise.controls import set_gamma
+from stocnoise.training.checks import check_number, check_whole
 
 
 class GammaSchedule:
@@ -32,13 +33,11 @@ class GammaSchedule:
     """
 
     def __init__(self, init: float = 0.01, max: float = 0.1, interval: int = 1, epochs: int | None = None) -> None:
-        for name, value in (("init", init), ("max", max)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, not {value}")
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1 epoch, not {interval}")
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {epochs}")
+        check_number("init", init)
+        check_number("max", max)
+        check_whole("interval", interval)
+        if epochs is not None:
+            check_whole("epochs", epochs)
         self.init = float(init)
         self.max = float(max)
         self.interval = interval

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stocnoise.batches import Others
 from stocnoise.controls import freeze_sigma, stochastic_layers
 
 
-def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...]) -> str:
+def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...], others: Others | None = None) -> str:
     """What first produced NaN or infinity when `images` went through `model`, in words.
 
     The pass is made again, with a look at every module; then gradients are looked at. Buffers are put back. `model` is
@@ -36,7 +37,8 @@ def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...]) -> str:
     # σ stands still: its message would wait for ranks that look elsewhere.
     still = freeze_sigma(model) if any(stochastic_layers(model)) else nullcontext()
     with still, _observed(model, before, after), torch.no_grad():
-        model(torch.cat(images))
+        given = torch.cat(images)
+        model(given) if others is None else others.call(model, given, draws=len(images))
     if not all(torch.isfinite(part).all() for part in images):
         return "the images themselves"
     if origins:

@@ -28,7 +28,7 @@ class Epoch:
     sigma: dict[str, float] = field(default_factory=dict)
     """Each stochastic layer's σ after the epoch, the mean over its channels."""
     lr: float = 0.0
-    """Learning rate of the first parameter group at the end of the epoch."""
+    """Learning rate of the first parameter group at the end of the epoch, before a schedule of epochs moves it."""
     seconds: float = 0.0
 
 

@@ -18,11 +18,30 @@ from stocnoise.batches import Others
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
 from stocnoise.tasks import Task
-from stocnoise.tasks.multiclass import MULTICLASS
+from stocnoise.tasks.multiclass import MULTICLASS, cross_entropy
 from stocnoise.tasks.task import unchanged
+from stocnoise.training.checks import check_number
+from stocnoise.training.chosen import asked_as
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 AttackTarget = Literal["label", "prediction"]
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """The mean of the task's loss over the batch."""
+
+    task: Task
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.task.loss(output, target).mean()
+
+
+def make_criterion(choice: Criterion | None, task: Task) -> Criterion:
+    """The given one, or the task's own."""
+    if choice is not None:
+        return choice
+    return F.cross_entropy if task.loss is cross_entropy else TaskLoss(task)
 
 
 class Step:
@@ -72,9 +91,13 @@ class Step:
             attack: another attack.
             target: another target, whatever the attack's loss takes.
         """
-        if target is None and self._attack_target == "label":
-            target = self.y
-        self._adversarial.append((attack or self.attack)(self.model, self.x, target, others=self.others))
+        attack = self.attack if attack is None else asked_as(attack, self.attack)
+        if target is None:
+            if getattr(attack, "targeted", False):
+                raise ValueError("a targeted attack leads to the answers in y, which are the right ones: give a target")
+            target = self.y if self._attack_target == "label" else None
+        given: dict[str, Any] = {} if self.others is None else {"others": self.others}
+        self._adversarial.append(attack(self.model, self.x, target, **given))
         return self._adversarial[-1]
 
     def logits(self, *images: Tensor) -> tuple[Tensor, ...]:
@@ -93,8 +116,11 @@ class Step:
         return parts
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The run's criterion (default cross-entropy) against `y`."""
-        return self._criterion(logits, self.y)
+        """The run's criterion (default the task's own loss, cross-entropy) against `y`."""
+        y = self.y
+        if not isinstance(self._criterion, TaskLoss) and y.is_floating_point() and y.numel() == logits.numel():
+            y = y.view_as(logits)  # labels (B,) of logits (B, 1), of which PyTorch's losses think otherwise
+        return self._criterion(logits, y)
 
     def _is_adversarial(self, images: Tensor) -> bool:
         return any(images is made for made in self._adversarial)
@@ -146,6 +172,9 @@ class Trades:
 
     beta: float = 6.0
 
+    def __post_init__(self) -> None:
+        check_number("beta", self.beta)
+
     def __call__(self, step: Step) -> Tensor:
         attack = step.attack
         if not isinstance(attack, PGD) or not attack.random_start:
@@ -167,9 +196,11 @@ _NAMED: dict[str, Objective] = {"at": at, "trades": Trades(), "mixed": mixed, "c
 
 def make_objective(choice: str | Objective) -> Objective:
     """The objective of that name, or the given one."""
+    if isinstance(choice, type):
+        raise ValueError(f"objective must be an instance, such as {choice.__name__}(), not the class")
     if callable(choice):
         return choice
-    if choice not in _NAMED:
+    if not isinstance(choice, str) or choice not in _NAMED:
         raise ValueError(f"objective must be one of {', '.join(_NAMED)}, or a function of a Step, not {choice!r}")
     return _NAMED[choice]
 

@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from stocnoise.attacks import PGD, Attack
+from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds
+from stocnoise.batches import BatchReader
+from stocnoise.tasks import OutputReader, TaskLike, as_task
 from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
+from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, unusual
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
-from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_objective
-from stocnoise.training.optim import OptimizerChoice, SchedulerChoice, make_optimizer, make_scheduler
+from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_criterion, make_objective
+from stocnoise.training.optim import (
+    OptimizerChoice,
+    SchedulerChoice,
+    SchedulerStep,
+    make_optimizer,
+    make_schedule,
+)
 from stocnoise.training.settings import (
-    DEFAULT_GAMMA,
     Algorithm,
     Checkpointing,
     Data,
@@ -27,12 +35,12 @@ from stocnoise.training.settings import (
     Optimisation,
     Reporting,
     Settings,
-    own_schedule,
 )
 from stocnoise.training.snapshot import RunState
 from stocnoise.training.states import bare_optimizer, check_bare
 from stocnoise.training.tally import Tally
 from stocnoise.training.trainer import Trainer
+from stocnoise.training.trial import Trial
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,9 +51,14 @@ def finetune(
     train_loader: Iterable[Any],
     epochs: int = 10,
     objective: str | Objective = "at",
-    attack: Attack = PGD(eps=8 / 255),  # noqa: B008 - frozen
-    gamma: GammaSchedule | None = DEFAULT_GAMMA,
+    attack: Attack | str = PGD(eps=8 / 255),  # noqa: B008 - frozen
+    gamma: GammaSchedule | float | None = DEFAULT_GAMMA,
     *,
+    task: TaskLike = "multiclass",
+    output: OutputReader | None = None,
+    batch: BatchReader = None,
+    bounds: Bounds = PIXELS,
+    mask: Tensor | None = None,
     seed: int = 0,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -53,13 +66,14 @@ def finetune(
     resume: bool = False,
     optimizer: OptimizerChoice = None,
     scheduler: SchedulerChoice = None,
-    lr: float = 0.05,
-    weight_decay: float = 5e-4,
+    scheduler_step: SchedulerStep | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     max_grad_norm: float | None = None,
-    criterion: Criterion = F.cross_entropy,
+    criterion: Criterion | None = None,
     attack_target: AttackTarget = "label",
     val_loader: Iterable[Any] | None = None,
-    val_attack: Attack | None = None,
+    val_attack: Attack | str | None = None,
     ema: float | None = None,
     callbacks: Sequence[Callback] = (),
     precision: Literal["no", "bf16", "fp16"] | None = None,
@@ -75,35 +89,61 @@ def finetune(
     The same call trains the baselines: a model that was not converted (no noise), and students of other layers. It runs
     on a CPU or GPU as it is, and on many under `accelerate launch` or `torchrun`; on CPUs that is `torchrun`, since
     `accelerate launch --cpu` starts one process. Each epoch starts from a seed made of (`seed`, epoch, process), so
-    PyTorch's, Python's and NumPy's generators are set. Images are pixels in [0, 1].
+    PyTorch's, Python's and NumPy's generators are set. Images are pixels in [0, 1] unless `bounds` says otherwise. The
+    first batch makes one pass more, in eval mode, which shows whether output and target fit `task` before anything
+    moves.
+
+    Modules that are in eval mode while others of the student are not (the BatchNorm of a frozen backbone) stay so,
+    except stochastic layers whose σ has seen no batch. A student all in eval mode, as it comes out of an evaluation,
+    trains as a whole. Afterwards every module has its mode again.
 
     Args:
         student: the model; trained where it stands, on Accelerate's device.
         train_loader: a `DataLoader`, or anything with a length that can be iterated anew each epoch; batches
-            (images, labels).
+            (images, labels) unless `batch` says otherwise. Its length is an epoch: batches beyond are left out, with a
+            warning.
         epochs: T.
         objective: "at", "trades", "mixed", "clean", an instance such as `Trades(beta=3)` or `Learn2Perturb()`, or any
             function of a `Step` that returns the loss.
-        attack: makes the adversarial examples; run in eval mode with the noise on, σ and BatchNorm untouched.
-        gamma: the schedule of γ, its T the run's epochs; None leaves γ as converted. Ignored by default where there is
-            no stochastic layer.
+        attack: makes the adversarial examples; run in eval mode with the noise on, σ and BatchNorm untouched. A name of
+            `stocnoise.attacks.registry.NAMES` is that attack with ε = 8/255 in L∞ and PGD's steps.
+        gamma: the schedule of γ, its T the run's epochs; a number for a constant γ; None leaves γ as converted. Ignored
+            by default where there is no stochastic layer.
+        task: what the output means and when it is wrong; see `Task`. The attacks' task, unless they have one. TRADES
+            needs a task with `logits`.
+        output: what of the model's answer is the output: a key or attribute, an index, or a function.
+        batch: entries of a batch by name or number, (input, target, further inputs of the model …), or a function that
+            makes (input, target) of one; see `BatchReader`.
+        bounds: lowest and highest value of an input, for attacks that do not say: numbers or tensors that broadcast to
+            one input; None: no limit.
+        mask: of 0 and 1, broadcasting to one input: what attacks may change, if they do not say.
         seed: of data order, augmentation, noise and attack.
         checkpoint_dir: a checkpoint is written here after each epoch, and after every `checkpoint_every` optimiser
             steps; the newest `keep_checkpoints` stay.
         resume: go on from the newest checkpoint in `checkpoint_dir`, if there is one. On the same machine the rest of
             the run is bit for bit what it would have been.
-        optimizer: an optimiser over the student's parameters, a function of parameter groups that makes one, or None:
-            SGD with `lr`, Nesterov momentum 0.9 and `weight_decay`.
-        scheduler: stepped after each optimiser step; one made for `optimizer`, a function of (optimizer, number of
-            steps), or None: one cycle, up to `lr` and down to nearly 0.
+        optimizer: an optimiser over the student's parameters, a class or function that makes one of parameter groups,
+            or None: SGD with `lr`, Nesterov momentum 0.9 and `weight_decay`. One that computes the loss again within a
+            step, by a closure (LBFGS, SAM), is refused.
+        scheduler: one made for `optimizer`, a function of (optimizer, number of steps), or None: one cycle, up to `lr`
+            and down to nearly 0.
+        scheduler_step: whether `scheduler` moves after each optimiser "step" (default) or after each "epoch". timm's
+            schedules and ReduceLROnPlateau know themselves. What follows a figure is told the loss if its mode is
+            "min"; for "max" the accuracy that counts most: robust before clean, of `val_loader` before training.
+        lr: peak learning rate, default 0.05; in the groups that `optimizer` is made of, where None leaves it its own.
+        weight_decay: default 5e-4; in the groups that `optimizer` is made of.
         max_grad_norm: clip the gradient to this norm.
-        criterion: L(logits, labels), a mean; for example `nn.CrossEntropyLoss(label_smoothing=0.1)`.
+        criterion: L(output, target), a mean; for example `nn.CrossEntropyLoss(label_smoothing=0.1)`. Default the
+            mean of the task's loss, cross-entropy for "multiclass".
         attack_target: "label", or "prediction" to attack what the student predicts on the clean images.
         val_loader: measured after each epoch: accuracy, and robust accuracy under `val_attack` (default `attack`).
-        ema: decay of an exponential average of the weights (timm's ModelEmaV3), returned as `history.averaged`.
+        ema: decay of an exponential average of the weights (timm's ModelEmaV3), returned as `history.averaged`. Its σ
+            and BatchNorm's statistics are of its own weights: at the end of the run the objective makes its passes of
+            it on up to 64 batches, without a backward pass.
         callbacks: see `Callback`.
         precision: mixed precision; default Accelerate's configuration.
-        accumulate: batches an optimiser step; σ moves with each.
+        accumulate: batches an optimiser step, the gradient their mean, also of the fewer that end an epoch; σ moves
+            with each.
         compile: `torch.compile` the student for the run.
         channels_last: train in channels-last memory format.
         log_with: a tracker of Accelerate, such as "tensorboard" (written to `checkpoint_dir`).
@@ -116,22 +156,31 @@ def finetune(
     Raises:
         CheckpointError: a checkpoint cannot be written or read, is of another run, or is there without `resume`.
         NonFiniteError: NaN or infinity, with the layer it began in.
+        ValueError: settings that cannot work, and outputs or targets that the task does not take, before any step.
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
     """
+    if not isinstance(student, nn.Module):
+        raise TypeError(f"student must be a torch.nn.Module, not {student!r}")
     check_bare(student)
+    check_bounds(bounds)
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
+    reporting = Reporting(callbacks=every_callback, progress=progress)
+    meaning = as_task(task, output)
+    asked = unusual(meaning, bounds, mask)
+    own = own_attack(attack, asked)
     settings = Settings(
         algorithm=Algorithm(
             epochs=epochs,
             objective=chosen,
-            attack=attack,
+            attack=own,
             attack_target=attack_target,
             gamma=own_schedule(gamma, student, epochs, every_callback),
-            val_attack=val_attack or attack,
+            val_attack=own if val_attack is None else own_attack(val_attack, asked, "val_attack"),
+            task=meaning,
         ),
-        data=Data(seed=seed, train_loader=train_loader, val_loader=val_loader),
+        data=Data(seed=seed, train_loader=train_loader, val_loader=val_loader, batch=batch),
         execution=Execution(
             precision=precision,
             accumulate=accumulate,
@@ -143,16 +192,17 @@ def finetune(
         optimisation=Optimisation(
             optimizer=optimizer,
             scheduler=scheduler,
+            scheduler_step=scheduler_step,
             lr=lr,
             weight_decay=weight_decay,
             max_grad_norm=max_grad_norm,
-            criterion=criterion,
+            criterion=make_criterion(criterion, meaning),
             ema=ema,
         ),
         checkpointing=Checkpointing(
             folder=checkpoint_dir, every=checkpoint_every, keep=keep_checkpoints, resume=resume
         ),
-        reporting=Reporting(callbacks=every_callback, progress=progress),
+        reporting=reporting,
     )
     if settings.checkpointing.store is not None:
         settings.data.warn_of_workers()
@@ -171,6 +221,7 @@ def _prepare(student: nn.Module, settings: Settings, accelerator: Accelerator) -
         student.to(memory_format=torch.channels_last)
     averaged = optimisation.averaged(student)
     optimizer = make_optimizer(student, optimisation.optimizer, optimisation.lr, optimisation.weight_decay)
+    last_rows = data.last_rows if accelerator.num_processes == 1 else None  # Accelerate fills up the others'
     model, optimizer, loader = accelerator.prepare(student, optimizer, data.train_loader)
     bare = bare_optimizer(optimizer)
     optimisation.check_whole(model)
@@ -184,11 +235,11 @@ def _prepare(student: nn.Module, settings: Settings, accelerator: Accelerator) -
         run=Run(student=student, optimizer=optimizer, epochs=algorithm.epochs, steps_per_epoch=steps),
         model=model,
         optimizer=optimizer,
-        scheduler=make_scheduler(bare, optimisation.scheduler, steps * algorithm.epochs),
+        scheduler=make_schedule(bare, optimisation.scheduler, steps * algorithm.epochs, optimisation.scheduler_step),
         schedules=algorithm.schedules,
         averaged=averaged,
         callbacks=settings.reporting.callbacks,
         accelerator=accelerator,
         tally=Tally(accelerator.device),
     )
-    return Trainer(settings, state)
+    return Trainer(settings, state, Trial(algorithm.objective, algorithm.task, last_rows))

@@ -8,7 +8,7 @@ and earlier checkpoints still resume.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +16,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from stocnoise.attacks import Attack
 from stocnoise.batches import Batch, BatchReader, check_reader, read_batch
-from stocnoise.controls import stochastic_layers
 from stocnoise.errors import CheckpointError
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.training.borrowed import accelerator_for
 from stocnoise.training.callbacks import Callback
 from stocnoise.training.checkpoints import Checkpoints
+from stocnoise.training.checks import check_number, check_whole
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
-from stocnoise.training.optim import OptimizerChoice, SchedulerChoice
+from stocnoise.training.optim import (
+    LR,
+    WEIGHT_DECAY,
+    OptimizerChoice,
+    SchedulerChoice,
+    SchedulerStep,
+    check_schedule,
+)
 from stocnoise.training.states import is_sharded
 from stocnoise.training.wording import UNTOLD, told
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-DEFAULT_GAMMA = GammaSchedule(init=0.01, max=0.1, interval=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +57,13 @@ class Algorithm:
     task: Task = MULTICLASS
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        check_whole("epochs", self.epochs)
         check_attack_target(self.attack_target)
+        if getattr(self.val_attack, "targeted", False):
+            raise ValueError(
+                "val_attack (default attack) is targeted, and leads to the answers in y, which are the right ones: "
+                "evaluate measures targeted attacks"
+            )
 
     @property
     def schedules(self) -> dict[str, GammaSchedule | None]:
@@ -63,22 +72,6 @@ class Algorithm:
 
     def words(self) -> dict[str, Any]:
         return told(self) | {"gamma": repr(self.gamma)}
-
-
-def own_schedule(
-    gamma: GammaSchedule | None, student: nn.Module, epochs: int, callbacks: Sequence[Callback]
-) -> GammaSchedule | None:
-    """The schedule of this run, a copy that knows T, so that the caller's stays as it is."""
-    by = next((callback for callback in callbacks if callback.sets_gamma), None)
-    if gamma is DEFAULT_GAMMA and (by is not None or not any(stochastic_layers(student))):
-        return None
-    if gamma is None:
-        return None
-    if by is not None:
-        raise ValueError(f"{type(by).__name__} sets gamma itself: leave out gamma")
-    if gamma.epochs not in (None, epochs):
-        raise ValueError(f"{gamma!r} is for {gamma.epochs} epochs, the run for {epochs}")
-    return GammaSchedule(gamma.init, gamma.max, gamma.interval, epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +94,8 @@ class Data:
             ) from None
         if isinstance(self.train_loader, Iterator):
             raise ValueError("train_loader is an iterator, empty after one epoch: pass the loader itself")
+        if isinstance(self.val_loader, Iterator):
+            raise ValueError("val_loader is an iterator, empty after one epoch: pass the loader itself")
         if batches == 0:
             raise ValueError("train_loader is empty: with drop_last=True the data must hold a whole batch")
 
@@ -108,6 +103,15 @@ class Data:
     def batches(self) -> int:
         """An epoch, on each process once the loader is prepared."""
         return len(self.train_loader)  # type: ignore[arg-type]
+
+    @property
+    def last_rows(self) -> int | None:
+        """The rows of an epoch's last batch, of the loader as it was given; None where nothing tells."""
+        sampler = getattr(self.train_loader, "batch_sampler", None)
+        if type(sampler) is not BatchSampler or not isinstance(sampler.sampler, Sized):
+            return None
+        size = sampler.batch_size
+        return size if sampler.drop_last else len(sampler.sampler) % size or size
 
     def read(self, batch: Any) -> Batch:
         """The input, the target and the other inputs in what a loader gave."""
@@ -143,6 +147,9 @@ class Execution:
     accelerator: Accelerator | None
 
     def __post_init__(self) -> None:
+        check_whole("accumulate", self.accumulate)
+        if self.precision not in (None, "no", "bf16", "fp16"):
+            raise ValueError(f"precision must be 'no', 'bf16' or 'fp16', not {self.precision!r}")
         if self.accelerator is not None and (
             self.precision is not None or self.accumulate != 1 or self.log_with is not None
         ):
@@ -178,11 +185,27 @@ class Optimisation:
 
     optimizer: OptimizerChoice = field(metadata=UNTOLD)
     scheduler: SchedulerChoice = field(metadata=UNTOLD)
-    lr: float
-    weight_decay: float
+    lr: float | None
+    weight_decay: float | None
     max_grad_norm: float | None
     criterion: Criterion
     ema: float | None
+    scheduler_step: SchedulerStep | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            check_number("lr", self.lr, above=0)
+        if self.weight_decay is not None:
+            check_number("weight_decay", self.weight_decay)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0)
+        if self.ema is not None:
+            check_number("ema", self.ema)
+            if self.ema >= 1:
+                raise ValueError(f"ema, the decay of an average, must be below 1, not {self.ema!r}")
+        if not callable(self.criterion):
+            raise TypeError(f"criterion must be a function of (output, target), not {self.criterion!r}")
+        check_schedule(self.scheduler, self.scheduler_step)
 
     def averaged(self, student: nn.Module) -> Any:
         """timm's ModelEmaV3 of the student, None without `ema`."""
@@ -197,8 +220,11 @@ class Optimisation:
             raise ValueError("ema needs whole weights on every process: it does not work with FSDP")
 
     def words(self, made: torch.optim.Optimizer) -> dict[str, Any]:
-        unused = {} if self.optimizer is None else {"lr": None, "weight_decay": None}
-        return {"optimizer": type(made).__name__} | told(self) | unused
+        rates = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.optimizer is None:
+            usual = {"lr": LR, "weight_decay": WEIGHT_DECAY}
+            rates = {name: usual[name] if rate is None else rate for name, rate in rates.items()}
+        return {"optimizer": type(made).__name__} | told(self) | rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +239,8 @@ class Checkpointing:
     def __post_init__(self) -> None:
         if self.folder is None and (self.resume or self.every is not None):
             raise ValueError("resume and checkpoint_every need a checkpoint_dir")
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1 step, not {self.every}")
+        if self.every is not None:
+            check_whole("checkpoint_every", self.every)
         if self.store is not None and not self.resume and self.store.paths():
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of an earlier run: resume=True continues it, another checkpoint_dir "
@@ -232,6 +258,11 @@ class Reporting:
 
     callbacks: Sequence[Callback] = field(metadata=UNTOLD)
     progress: bool = field(metadata=UNTOLD)
+
+    def __post_init__(self) -> None:
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be instances of stocnoise.Callback, not {callback!r}")
 
     def words(self) -> dict[str, Any]:
         return told(self) | {"callbacks": [type(callback).__name__ for callback in self.callbacks]}

@@ -16,7 +16,7 @@ from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.checkpoints import Checkpoints, mismatch
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
-from stocnoise.training.optim import Scheduler
+from stocnoise.training.optim import RateSchedule
 from stocnoise.training.randomness import random_state
 from stocnoise.training.recorded import require_run
 from stocnoise.training.states import bare_optimizer, get_states, is_sharded, set_states
@@ -41,7 +41,7 @@ class RunState:
     run: Run
     model: nn.Module  # what is called: the student, or DDP or FSDP around it
     optimizer: torch.optim.Optimizer
-    scheduler: Scheduler
+    scheduler: RateSchedule
     schedules: Mapping[str, GammaSchedule | None]
     averaged: Any  # timm's ModelEmaV3, or None
     callbacks: Sequence[Callback]

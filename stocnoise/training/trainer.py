@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import ask
 from stocnoise.batches import Batch
 from stocnoise.controls import stochastic_layers
 from stocnoise.errors import NonFiniteError
+from stocnoise.training.averaged import PASSES, refresh_statistics
+from stocnoise.training.borrowed import kept_in_eval
 from stocnoise.training.health import non_finite_origin
 from stocnoise.training.history import Epoch, History
 from stocnoise.training.objectives import Step
@@ -23,6 +27,7 @@ from stocnoise.training.randomness import Batches, seed_all, set_random_state
 from stocnoise.training.settings import Settings
 from stocnoise.training.snapshot import RunState, restore, take
 from stocnoise.training.tally import Tally
+from stocnoise.training.trial import Trial
 
 _SYMBOLS = {"gamma": "γ"}  # of the schedules
 
@@ -33,6 +38,7 @@ class Trainer:
 
     settings: Settings
     state: RunState
+    trial: Trial
 
     def __post_init__(self) -> None:
         self.run = self.state.run
@@ -43,6 +49,9 @@ class Trainer:
         self.accelerator = self.state.accelerator
         self.schedules = {name: schedule for name, schedule in self.state.schedules.items() if schedule is not None}
         self.resumed_random: dict[str, Any] | None = None
+        self.in_eval = kept_in_eval(self.student)
+        self.group = 0  # batches since the last optimiser step
+        self.warned_of_length = False
 
     def train(self) -> History:
         """All epochs, or those that the newest checkpoint leaves."""
@@ -61,6 +70,8 @@ class Trainer:
     def _epoch(self) -> None:
         run, data, started = self.run, self.settings.data, time.perf_counter()
         self.student.train()
+        for module in self.in_eval:
+            module.training = False
         for callback in self.callbacks:
             callback.on_epoch_begin(run)
         rank, device = self.accelerator.process_index, self.accelerator.device
@@ -75,31 +86,43 @@ class Trainer:
         hidden = not (self.settings.reporting.progress and self.accelerator.is_local_main_process)
         bar = ProgressBar(f"epoch {run.epoch + 1}/{run.epochs}", data.train_loader, self.state.batch, hidden)
         for batch in batches:
+            if self.state.batch == data.batches:
+                self._warn_of_length("more")
+                break
             self._micro_batch(batch)
             bar.batch_done(self._so_far)
         bar.close()
+        if self.state.batch < data.batches:
+            self._warn_of_length(str(self.state.batch))
         self._finish_epoch(time.perf_counter() - started)
+
+    def _warn_of_length(self, given: str) -> None:
+        """Of a loader that does not keep to its length, which is known only when it shows."""
+        if given == "0":
+            raise ValueError(f"train_loader gave no batch in epoch {self.run.epoch + 1}: it must begin anew each epoch")
+        if not self.warned_of_length:
+            self.warned_of_length = True
+            rest = (
+                "an epoch ends there, and leaves out the rest" if given == "more" else "the learning rate expects all"
+            )
+            warnings.warn(
+                f"train_loader has a length of {self.settings.data.batches} batches and gives {given}: {rest}",
+                stacklevel=2,
+            )
 
     def _micro_batch(self, batch: Any) -> None:
         state, algorithm, optimisation = self.state, self.settings.algorithm, self.settings.optimisation
-        x, y, others = self._read(batch)
+        found = self._read(batch)
+        self.trial(self.model, found)
+        step = self._step(self.model, found)
         with self.accelerator.accumulate(self.model):
-            step = Step(
-                self.model,
-                x,
-                y,
-                algorithm.attack,
-                algorithm.attack_target,
-                optimisation.criterion,
-                epoch=self.run.epoch,
-                task=algorithm.task,
-                others=others,
-            )
             loss = algorithm.objective(step)
             self.accelerator.backward(loss)
+            self.group += 1
             synchronised = self.accelerator.sync_gradients
             if synchronised:
                 parameters = [p for p in self.model.parameters() if p.requires_grad]
+                self._mean_of_group(parameters)
                 limit = float("inf") if optimisation.max_grad_norm is None else optimisation.max_grad_norm
                 norm = self.accelerator.clip_grad_norm_(parameters, limit)
                 self._check_finite(loss, norm, step)
@@ -110,11 +133,33 @@ class Trainer:
         if synchronised:
             self._after_step()
 
+    def _step(self, model: nn.Module, batch: Batch) -> Step:
+        algorithm, criterion = self.settings.algorithm, self.settings.optimisation.criterion
+        return Step(
+            model,
+            batch.x,
+            batch.y,
+            algorithm.attack,
+            algorithm.attack_target,
+            criterion,
+            epoch=self.run.epoch,
+            task=algorithm.task,
+            others=batch.others,
+        )
+
+    def _mean_of_group(self, parameters: list[nn.Parameter]) -> None:
+        """Accelerate divides by all the batches of a step, of which the last of an epoch may have fewer."""
+        whole, self.group = self.accelerator.gradient_accumulation_steps / self.group, 0
+        if whole != 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(whole)
+
     def _after_step(self) -> None:
         skipped = getattr(self.state.optimizer, "step_was_skipped", False)  # fp16 found an overflow
-        if not skipped:
-            self.state.scheduler.step()
         self.run.step += 1
+        if not skipped:
+            self.state.scheduler.after_step(self.run.step)
         if self.averaged is not None:
             self.averaged.update(self.student, step=self.run.step)
             self._same_gamma()
@@ -141,10 +186,23 @@ class Trainer:
             schedule.step(self.student)
         if self.schedules and self.averaged is not None:
             self._same_gamma()
+        self.state.scheduler.after_epoch(run.history[-1])
         self._track(run.history[-1])
         for callback in self.callbacks:
             callback.on_epoch_end(run)
+        if self.averaged is not None and (run.stop or run.epoch == run.epochs):
+            self._refresh_averaged()
         self._save()
+
+    def _refresh_averaged(self) -> None:
+        """The run is over: what is averaged gets statistics of its own."""
+        data, rank, device = self.settings.data, self.accelerator.process_index, self.accelerator.device
+        seed_all(data.seed, self.run.epoch, f"averaged {rank}")
+        batches = itertools.islice(Batches(data.train_loader, data.seed, self.run.epoch, rank, device), PASSES)
+        steps = (lambda model, batch=batch: self._step(model, self._read(batch)) for batch in batches)
+        refresh_statistics(
+            self.averaged.module, self.student, self.settings.algorithm.objective, steps, self.accelerator
+        )
 
     def _save(self) -> None:
         store = self.settings.checkpointing.store
@@ -180,7 +238,8 @@ class Trainer:
         rank, device = self.accelerator.process_index, self.accelerator.device
         for batch in Batches(data.val_loader, data.seed, self.run.epoch, rank, device):
             x, y, others = self._read(batch)
-            adversarial = val_attack(self.model, x, y, others=others)
+            given: dict[str, Any] = {} if others is None else {"others": others}
+            adversarial = val_attack(self.model, x, y, **given)
             with attack_mode(self.student), torch.no_grad():
                 outputs = [ask(self.model, images, task, others) for images in (x, adversarial)]
             hits = torch.stack([task.right(output, y) for output in outputs], dim=1)
@@ -222,7 +281,7 @@ class Trainer:
         size = loss.detach() if scaled else loss.detach() + torch.as_tensor(norm, device=loss.device)
         if math.isfinite(size.item()):
             return
-        origin = non_finite_origin(self.student, step.images)
+        origin = non_finite_origin(self.student, step.images, step.others)
         if self.accelerator.num_processes > 1:
             origin += f" (process {self.accelerator.process_index})"
         store = self.settings.checkpointing.store

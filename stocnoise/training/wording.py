@@ -36,7 +36,9 @@ def in_words(value: Any) -> str:
         arguments = [*map(in_words, value.args), *(f"{name}={in_words(v)}" for name, v in value.keywords.items())]
         return f"{in_words(value.func)}({', '.join(arguments)})"
     if isinstance(value, Task):
-        return value.name
+        own = value.name == Task.name
+        named = f"{value.name}({in_words(value.loss)}, {in_words(value.wrong)})" if own else value.name
+        return named if value.output is None else f"{named} of output={in_words(value.output)}"
     if isinstance(value, Tensor):
         return f"tensor {hashlib.sha256(str(value.tolist()).encode()).hexdigest()[:12]} of shape {tuple(value.shape)}"
     if isinstance(value, tuple):

@@ -120,7 +120,7 @@ def test_libraries_see_one_logit_as_two_classes(attack):
 
 @pytest.mark.parametrize(
     "attack",
-    [BIM(eps=0.3, steps=20), PGD(eps=0.3, steps=20, restarts=2), APGD(eps=0.3, steps=20), APGD(eps=0.3, loss=dlr),
+    [BIM(eps=0.3, steps=20), PGD(eps=0.3, steps=20, restarts=2), APGD(eps=0.3, steps=20),
      APGD(eps=0.3, loss=margin), MIM(eps=0.3), CW(steps=60, search_steps=5), PGD(eps=0.3, steps=20, stop_early=True)],
     ids=str,
 )  # fmt: skip

@@ -60,3 +60,10 @@ def test_continues_from_its_state() -> None:
     assert second.step(model) == first.step(model)
     with pytest.raises(ValueError, match="another schedule"):
         GammaSchedule(epochs=5).load_state_dict(first.state_dict())
+
+
+def test_a_number_is_a_constant_gamma() -> None:
+    model = tiny.student()
+    history = tiny.finetune(model, gamma=0.2)
+    assert [epoch.gamma for epoch in history] == pytest.approx([0.2, 0.2])
+    assert gammas(model) == {0.2}

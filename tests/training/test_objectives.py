@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import stocnoise
 from stocnoise import Step, Trades, stochastic_layers
 from stocnoise.attacks import PGD
-from stocnoise.training.objectives import at, clean, kl_divergence, make_objective, mixed
+from stocnoise.tasks import Task, as_task
+from stocnoise.training.objectives import TaskLoss, at, clean, kl_divergence, make_objective, mixed
 
 
 def make_step(model: nn.Module, **settings: Any) -> Step:
@@ -90,6 +91,66 @@ def test_trades_attacks_the_divergence_from_one_draw() -> None:
 def test_trades_needs_a_random_start() -> None:
     with pytest.raises(ValueError, match="random_start=True"):
         Trades()(make_step(Recorder(), attack=stocnoise.BIM(eps=0.1)))
+
+
+class Column(nn.Module):
+    """A linear model of one logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(36, 1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+def test_trades_between_the_two_classes_of_one_logit() -> None:
+    """L + β (p log(p/q) + (1−p) log((1−p)/(1−q))), by hand in float64."""
+    x = tiny.data(8).tensors[0].double()
+    y = torch.tensor([0.0, 1.0] * 4, dtype=torch.float64)
+    model, task = Column(), as_task("binary")
+    step = Step(model, x, y, PGD(eps=0.1, steps=3, task=task), criterion=TaskLoss(task), task=task)
+    loss = Trades(beta=2.0)(step)
+    assert torch.equal(step.images[0], x)
+    p, q = (torch.sigmoid(model(images)[:, 0]) for images in step.images)
+    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean() + 2 * divergence.mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    near = torch.sigmoid(model(x + 0.01 * torch.randn_like(x))[:, 0])
+    assert divergence.mean() > 10 * (p * (p / near).log() + (1 - p) * ((1 - p) / (1 - near)).log()).mean()
+
+
+def test_trades_refuses_a_task_without_classes() -> None:
+    task = Task(loss=lambda o, t: (o - t).flatten(1).mean(1), wrong=lambda o, t: o[:, 0] > t)
+    with pytest.raises(ValueError, match=r'"trades" needs a task with classes.*custom.*use "at"'):
+        Trades()(make_step(Column(), task=task))
+
+
+@pytest.mark.parametrize("gap", [50.0, 104.0, 110.0, 1000.0])
+def test_trades_has_gradients_where_a_probability_underflows(gap: float) -> None:
+    """Those of a loss in float64, in which p of the far classes is e^−gap and counts for nothing."""
+    model = Recorder()
+    with torch.no_grad():
+        model.linear.bias.copy_(torch.tensor([gap, 0.0, 0.0]))
+    step = make_step(model)
+    step.y = torch.zeros_like(step.y)
+    Trades()(step).backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all()
+        assert parameter.grad.abs().max() < 1e-6
+
+
+def test_a_targeted_attack_needs_a_target() -> None:
+    step = make_step(Recorder(), attack=PGD(eps=0.1, targeted=True))
+    with pytest.raises(ValueError, match="give a target"):
+        step.adversarial()
+    wanted = (step.y + 1) % 3
+    moved = step.adversarial(target=wanted)
+    own = F.one_hot(wanted, 3).bool()
+    with torch.no_grad():
+        assert (step.model(moved)[own] > step.model(step.x)[own]).all()
 
 
 # The first attack meets σ = 0, as in Algorithm 1; `finetune` gives no notice of that.

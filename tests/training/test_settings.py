@@ -6,11 +6,14 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import training_models as tiny
+from torch import Tensor
 
 from stocnoise.attacks import BIM
+from stocnoise.tasks import Task, as_task
 from stocnoise.training.checkpoints import Checkpoints, read
-from stocnoise.training.wording import UNTOLD, told
+from stocnoise.training.wording import UNTOLD, in_words, told
 
 FIRST = Path(__file__).with_name("files") / "step-000000001.safetensors"
 """Of version 1, written in the first epoch of the run below."""
@@ -58,6 +61,41 @@ def test_every_setting_that_decides_the_run_is_told(tmp_path: Path) -> None:
         "ema": None,
         "callbacks": [],
     }
+
+
+def squares(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target) ** 2).flatten(1).mean(1)
+
+
+def test_what_is_asked_is_told_where_it_is_not_the_usual(tmp_path: Path) -> None:
+    task = Task(squares, lambda output, target: squares(output, target) > 0.1, name="squares")
+    x = torch.rand(8, 1, 6, 6)
+    tiny.finetune(
+        tiny.student(),
+        [{"x": x, "wanted": torch.rand(8, 3)}],
+        epochs=1,
+        task=task,
+        batch=("x", "wanted"),
+        bounds=(-1.0, 1.0),
+        checkpoint_dir=tmp_path,
+        gamma=0.05,
+        optimizer=torch.optim.SGD,
+        lr=0.01,
+        scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        scheduler_step="epoch",
+    )
+    said = read(Checkpoints(tmp_path).paths()[-1])["settings"]
+    assert said["task"] == "squares"
+    assert said["criterion"] == "TaskLoss(task=squares)"
+    assert said["batch"] == "('x', 'wanted')"
+    assert "task=squares, bounds=(-1.0, 1.0)" in said["attack"]
+    assert said["gamma"] == "GammaSchedule(init=0.05, max=0.05, interval=1, epochs=1)"
+    assert (said["lr"], said["weight_decay"], said["scheduler_step"]) == (0.01, None, "epoch")
+
+
+def test_tasks_of_ones_own_are_told_by_their_functions() -> None:
+    assert in_words(Task(squares, squares)) == f"custom({__name__}.squares, {__name__}.squares)"
+    assert in_words(as_task("binary", "scores")) == "binary of output='scores'"
 
 
 @dataclass(frozen=True)
