@@ -32,6 +32,14 @@ class Normalized(nn.Module):
         self.register_buffer("std", given[1], persistent=False)
         self.training = model.training
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm's model inside says of its images, of which this one takes the pixels."""
+        inside = getattr(self.model, "pretrained_cfg", None) or {}
+        channels = len(self.mean) if self.mean.dim() else 3
+        pixels = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+        return {**inside, **pixels} if isinstance(inside, Mapping) else pixels
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         single = self.mean.dim() == 0 or (len(self.mean) == 1 and x.dim() <= 2)
         if not single and (x.dim() < 2 or x.shape[1] != len(self.mean)):

@@ -61,3 +61,10 @@ def test_evaluate_warns_of_a_bare_model():
     data = [(torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))]
     with pytest.warns(stocnoise.NormalizationWarning):
         stocnoise.evaluate(Timm().eval(), data, "pgd", 0.1, steps=1, checks=False, progress=False)
+
+
+def test_a_wrapped_model_takes_pixels_of_the_size_it_was_made_for():
+    model = Timm()
+    model.pretrained_cfg["input_size"] = (3, 96, 96)
+    wrapped = stocnoise.normalized(model)
+    assert wrapped.pretrained_cfg == {"input_size": (3, 96, 96), "mean": (0.0,) * 3, "std": (1.0,) * 3}
