@@ -24,7 +24,7 @@ class WrappedModelError(ConversionError):
 
 
 class ScriptedModelError(ConversionError):
-    """The model, or a part of it, is a ScriptModule, whose forward cannot be rewritten."""
+    """The model, or a part of it, is a ScriptModule, whose forward cannot be rewritten; or a student is scripted."""
 
 
 class QuantizedModelError(ConversionError):
