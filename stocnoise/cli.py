@@ -1,4 +1,4 @@
-"""The command `stocnoise`: look at what a conversion would do to a model, by its name."""
+"""The command `stocnoise`: what a conversion would do to a model, by its name, and how this machine serves it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from stocnoise.conversion import conversion_of, convert
 from stocnoise.conversion.summary import left_lines, table
+from stocnoise.doctor import diagnose
 from stocnoise.errors import StocnoiseError
 
 
@@ -22,7 +23,10 @@ class _UnknownModelError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 if the model is refused, 2 for a name that nobody knows."""
+    """Run the command; returns its exit status.
+
+    0; 1 if the model is refused, or something is wrong with this machine; 2 for a name that nobody knows.
+    """
     parser = argparse.ArgumentParser(prog="stocnoise", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
@@ -32,7 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inspect.add_argument("--input", type=int, nargs="+", metavar="N", help="shape of one input, such as 3 224 224")
     inspect.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="sites to leave alone")
     inspect.add_argument("--json", action="store_true", help="print data instead of a table")
+    commands.add_parser(
+        "doctor",
+        help="print versions and devices, which implementation serves each and why, and try it against float64",
+    )
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        return _doctor()
     try:
         return _inspect(options)
     except _UnknownModelError as error:
@@ -64,6 +74,18 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{options.model}: {len(lines)} sites", "", table(header, lines, right=3), sep="\n")
         print(*left_lines(found.left), sep="\n")
     return 0
+
+
+def _doctor() -> int:
+    found = diagnose()
+    print(*(f"{name} {version}" for name, version in found.versions.items()), f"kernels {found.kernels}", "", sep="\n")
+    lines = [
+        (one.device, one.dtype, one.implementation, "wrong" if one.fault else "right", one.reason)
+        for one in found.served
+    ]
+    print(table(("device", "dtype", "served by", "against float64", "why"), lines, right=5))
+    print("", *(f"wrong: {fault}" for fault in found.faults) if found.faults else ("all is well",), sep="\n")
+    return 1 if found.faults else 0
 
 
 def _builder(name: str) -> Callable[[], nn.Module]:

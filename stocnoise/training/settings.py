@@ -96,6 +96,8 @@ class Data:
             raise ValueError("train_loader is an iterator, empty after one epoch: pass the loader itself")
         if isinstance(self.val_loader, Iterator):
             raise ValueError("val_loader is an iterator, empty after one epoch: pass the loader itself")
+        if isinstance(self.val_loader, Sized) and len(self.val_loader) == 0:
+            raise ValueError("val_loader is empty")
         if batches == 0:
             raise ValueError("train_loader is empty: with drop_last=True the data must hold a whole batch")
 
