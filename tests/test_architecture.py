@@ -22,6 +22,7 @@ LAYERS = [
     {"layers"},
     {"functional", "distributed"},
     {"ops"},
+    {"implementation"},
     {"kernels"},
     {"aten"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
