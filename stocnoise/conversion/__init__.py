@@ -3,7 +3,17 @@
 from stocnoise.conversion.changing.revert import revert
 from stocnoise.conversion.changing.sites import Site, conversion_of
 from stocnoise.conversion.convert import convert, find_sites
-from stocnoise.conversion.finding.catalog import register_activation
+from stocnoise.conversion.finding.catalog import register_activation, register_gate
 from stocnoise.conversion.summary import Summary, summary
 
-__all__ = ["Site", "Summary", "conversion_of", "convert", "find_sites", "register_activation", "revert", "summary"]
+__all__ = [
+    "Site",
+    "Summary",
+    "conversion_of",
+    "convert",
+    "find_sites",
+    "register_activation",
+    "register_gate",
+    "revert",
+    "summary",
+]
