@@ -20,7 +20,7 @@ LAYERS = [
     {"controls"},
     {"noises"},
     {"layers"},
-    {"functional", "distributed"},
+    {"recomputation", "functional", "distributed"},
     {"ops"},
     {"implementation"},
     {"kernels"},
