@@ -15,6 +15,7 @@ from stocnoise.attacks import (
     Transfer,
     normalized,
 )
+from stocnoise.certification import Certificate, adapt_batch_norm, certify, plot_certificates
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
 from stocnoise.errors import (
@@ -35,6 +36,7 @@ from stocnoise.errors import (
 )
 from stocnoise.evaluation import Report, evaluate, plot_asr
 from stocnoise.files import load, save
+from stocnoise.input_noise import InputNoise, with_input_noise
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -73,6 +75,7 @@ __all__ = [
     "AutoAttack",
     "Boundary",
     "Callback",
+    "Certificate",
     "CheckpointError",
     "ConversionError",
     "ExampleInputError",
@@ -80,6 +83,7 @@ __all__ = [
     "GammaSchedule",
     "History",
     "HopSkipJump",
+    "InputNoise",
     "Learn2Perturb",
     "NonFiniteError",
     "NormalizationWarning",
@@ -110,7 +114,9 @@ __all__ = [
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
+    "adapt_batch_norm",
     "calibrate",
+    "certify",
     "convert",
     "deterministic",
     "evaluate",
@@ -123,6 +129,7 @@ __all__ = [
     "normalized",
     "parameter_groups",
     "plot_asr",
+    "plot_certificates",
     "predict",
     "register_activation",
     "revert",
@@ -131,4 +138,5 @@ __all__ = [
     "stochastic_layers",
     "summary",
     "tasks",
+    "with_input_noise",
 ]
