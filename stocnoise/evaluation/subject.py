@@ -44,6 +44,10 @@ class Subject:
         """One draw's output."""
         return ask(self.model, batch.x, self.task, batch.others)
 
+    def outputs(self, batch: Batch, draws: int) -> Tensor:
+        """(draws, B, …)."""
+        return Target(self.model, batch.x.dtype, draws, self.task, others=batch.others).outputs(batch.x)
+
     def check(self, batch: Batch) -> None:
         """ValueError, before any work, if the output or the targets are none of the task's."""
         check_input(batch.x, batch.y, self.bounds)
