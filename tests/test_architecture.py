@@ -24,7 +24,7 @@ LAYERS = [
     {"ops"},
     {"kernels"},
     {"aten"},
-    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema"},
+    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "threads"},
     {"errors"},
 ]
 
