@@ -49,6 +49,10 @@ def main() -> None:
     again = stocnoise.load("student.safetensors", teacher)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in student.state_dict().items())
 
+    if extra == "hub":
+        stocnoise.hub.save(student, "folder")
+        stocnoise.hub.load("folder", teacher)
+
     uses = {
         "examples": lambda: report.plot(path="asr.png"),
         "foolbox": lambda: stocnoise.Boundary(steps=2)(student, *data[0]),

@@ -3,8 +3,9 @@
     python examples/evaluate_timm.py --model resnet18 --data imagenet/val
     python examples/evaluate_timm.py --model resnet18 --weights student.safetensors --data imagenet/val --transfer
 
-`--weights` takes a student written by `stocnoise.save`, or a checkpoint that timm reads; without it timm's pretrained
-weights are loaded. `--data` has one folder of images per class, in the order of the model's classes.
+`--weights` takes a student written by `stocnoise.save`, such as `timm_imagenet.py` leaves it, or a checkpoint that timm
+reads; without it timm's pretrained weights are loaded. `--data` has one folder of images per class, in the order of the
+model's classes.
 """
 
 from __future__ import annotations
@@ -13,24 +14,10 @@ import argparse
 
 import timm
 import torch
-from timm.data import create_transform, resolve_data_config
-from torch import nn
+from timm_models import images, load, pixel_model
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 import stocnoise
-
-
-def load_model(name: str, classes: int | None, weights: str | None) -> nn.Module:
-    """timm's model `name` with its pretrained weights, with a checkpoint's, or as the student in a file."""
-    settings = {} if classes is None else {"num_classes": classes}
-    if weights is None:
-        return timm.create_model(name, pretrained=True, **settings)
-    try:
-        return stocnoise.load(weights, timm.create_model(name, **settings))
-    except stocnoise.FileFormatError as error:
-        print(f"not a student ({error}): read as a checkpoint")
-        return timm.create_model(name, checkpoint_path=weights, **settings)
 
 
 def main() -> None:
@@ -38,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="name of a timm model")
     parser.add_argument("--weights", help="a student, or a checkpoint; default timm's pretrained weights")
     parser.add_argument("--data", required=True, help="folder with one folder of images per class")
-    parser.add_argument("--classes", type=int, help="number of classes, if not the pretrained model's")
+    parser.add_argument("--classes", type=int, help="number of classes, default the model's, a file's the folder's")
     parser.add_argument("--attacks", nargs="+", default=["bim", "pgd", "mim", "cw"])
     parser.add_argument("--eps", nargs="+", type=float, default=[1, 2, 4, 8], help="in steps of 1/255")
     parser.add_argument("--eot", type=int, default=16)
@@ -46,6 +33,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=32, help="passes over each image when it is scored")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--transfer", action="store_true", help="also attack with images made on the pretrained model")
     parser.add_argument("--half", action="store_true", help="run under autocast to bfloat16")
     parser.add_argument("--json", help="write the report here, batch by batch")
@@ -54,27 +42,24 @@ def main() -> None:
     args = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(args.model, args.classes, args.weights).to(device).eval()
-    teacher = load_model(args.model, args.classes, None).to(device).eval() if args.transfer else None
+    settings = {} if args.classes is None else {"num_classes": args.classes}
+    bare = timm.create_model(args.model, pretrained=args.weights is None or args.transfer, **settings)
+    data, pretrained = images(args.data, bare), pixel_model(bare).to(device).eval()
+    model = pretrained if args.weights is None else load(args.weights, args.model, args.classes or len(data.classes))
 
-    # Attacks work on pixels in [0, 1]: the loader must not normalise, so the model is told how to.
-    config = resolve_data_config(model=model)
-    transform = create_transform(**config | {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
     order = torch.Generator().manual_seed(args.seed)
-    loader = DataLoader(ImageFolder(args.data, transform), args.batch, shuffle=True, generator=order, num_workers=2)
+    loader = DataLoader(data, args.batch, shuffle=True, generator=order, num_workers=args.workers)
 
     with torch.autocast(device.type, torch.bfloat16, enabled=args.half):
         report = stocnoise.evaluate(
-            model,
+            model.to(device).eval(),
             loader,
             args.attacks,
             [level / 255 for level in args.eps],
             eot=args.eot,
             steps=args.steps,
             draws=args.draws,
-            mean=config["mean"],
-            std=config["std"],
-            transfer_from=teacher,
+            transfer_from=pretrained if args.transfer else None,
             max_images=args.images,
             seed=args.seed,
             name=args.weights or args.model,

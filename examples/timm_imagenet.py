@@ -16,19 +16,17 @@ from pathlib import Path
 import timm
 import torch
 from accelerate import Accelerator
-from timm.data import create_transform, resolve_data_config
+from timm_models import images, pixel_model
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 import stocnoise
 
 
 def folders(data: Path, model: nn.Module, batch: int, workers: int) -> tuple[DataLoader, DataLoader]:
-    """Training and validation images, prepared as the model's authors did, but as pixels in [0, 1]."""
-    config = resolve_data_config(model=model) | {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    train = ImageFolder(data / "train", create_transform(**config, is_training=True, auto_augment=None, re_prob=0.0))
-    val = ImageFolder(data / "val", create_transform(**config))
+    """Training and validation images."""
+    train = images(data / "train", model, is_training=True, auto_augment=None, re_prob=0.0)
+    val = images(data / "val", model)
     if train.classes != val.classes:
         raise SystemExit(f"{data}: train/ and val/ have different classes")
     on_gpu = torch.cuda.is_available()
@@ -66,9 +64,7 @@ def main() -> None:
     if new_head:
         torch.manual_seed(args.seed)
         bare.reset_classifier(classes)
-    # Attacks work on pixels in [0, 1]: the model is told how to normalise, not the loader.
-    config = resolve_data_config(model=bare)
-    teacher = stocnoise.normalized(bare, config["mean"], config["std"])
+    teacher = pixel_model(bare)
     common = {"seed": args.seed, "precision": args.precision, "resume": True}
 
     if new_head:

@@ -1,6 +1,6 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
-from stocnoise import functional, tasks
+from stocnoise import functional, hub, tasks
 from stocnoise.attacks import (
     APGD,
     BIM,
@@ -23,6 +23,7 @@ from stocnoise.errors import (
     ConversionError,
     ExampleInputError,
     FileFormatError,
+    KernelsWarning,
     NonFiniteError,
     NormalizationWarning,
     NothingConvertedError,
@@ -80,6 +81,7 @@ __all__ = [
     "GammaSchedule",
     "History",
     "HopSkipJump",
+    "KernelsWarning",
     "Learn2Perturb",
     "NonFiniteError",
     "NormalizationWarning",
@@ -119,6 +121,7 @@ __all__ = [
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "hub",
     "load",
     "normalized",
     "parameter_groups",

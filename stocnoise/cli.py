@@ -1,4 +1,4 @@
-"""The command `stocnoise`: look at what a conversion would do to a model, by its name."""
+"""The command `stocnoise`: what a conversion would do to a model, by its name, and how this machine serves it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
+from stocnoise.architectures import UnknownModelError, builder, without_memory
 from stocnoise.conversion import conversion_of, convert
 from stocnoise.conversion.summary import left_lines, table
+from stocnoise.doctor import diagnose
 from stocnoise.errors import StocnoiseError
 
 
-class _UnknownModelError(Exception):
-    """Neither library has a model of this name."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 if the model is refused, 2 for a name that nobody knows."""
+    """Run the command; returns its exit status.
+
+    0; 1 if the model is refused, or something is wrong with this machine; 2 for a name that nobody knows.
+    """
     parser = argparse.ArgumentParser(prog="stocnoise", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
@@ -32,10 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inspect.add_argument("--input", type=int, nargs="+", metavar="N", help="shape of one input, such as 3 224 224")
     inspect.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="sites to leave alone")
     inspect.add_argument("--json", action="store_true", help="print data instead of a table")
+    commands.add_parser(
+        "doctor",
+        help="print versions and devices, which implementation serves each and why, and try it against float64",
+    )
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        return _doctor()
     try:
         return _inspect(options)
-    except _UnknownModelError as error:
+    except UnknownModelError as error:
         print(f"stocnoise: {error}", file=sys.stderr)
         return 2
     except StocnoiseError as error:
@@ -44,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    build = _builder(options.model)
+    build = builder(options.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' own, about how they fill weights
-        model = _without_memory(build)
+        model = without_memory(build)
     example = None
     if options.input:
         example = torch.empty(2, *options.input, device=next(model.parameters()).device)
@@ -66,42 +71,16 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
-def _builder(name: str) -> Callable[[], nn.Module]:
-    """What builds the model `name`; where both libraries have it, timm's."""
-    library, _, bare = name.rpartition("/")
-    if library in ("", "timm"):
-        import timm
-
-        if timm.is_model(bare):
-            return lambda: timm.create_model(bare)
-    if library in ("", "torchvision"):
-        from torchvision import models
-
-        if bare in models.list_models():
-            free: dict[str, Any] = {"weights": None}
-            if bare in models.list_models(models.detection) + models.list_models(models.segmentation):
-                free["weights_backbone"] = None
-            return lambda: models.get_model(bare, **free)
-    raise _UnknownModelError(f"neither timm nor torchvision has a model {name!r}{_alike(bare)}")
-
-
-def _alike(name: str) -> str:
-    import difflib
-
-    import timm
-    from torchvision import models
-
-    close = difflib.get_close_matches(name, [*timm.list_models(), *models.list_models()], n=3)
-    return f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
-
-
-def _without_memory(build: Callable[[], nn.Module]) -> nn.Module:
-    """The model on the meta device, or where its construction needs values, as it is."""
-    try:
-        with torch.device("meta"):
-            return build()
-    except (NotImplementedError, RuntimeError):
-        return build()
+def _doctor() -> int:
+    found = diagnose()
+    print(*(f"{name} {version}" for name, version in found.versions.items()), f"kernels {found.kernels}", "", sep="\n")
+    lines = [
+        (one.device, one.dtype, one.implementation, "wrong" if one.fault else "right", one.reason)
+        for one in found.served
+    ]
+    print(table(("device", "dtype", "served by", "against float64", "why"), lines, right=5))
+    print("", *(f"wrong: {fault}" for fault in found.faults) if found.faults else ("all is well",), sep="\n")
+    return 1 if found.faults else 0
 
 
 if __name__ == "__main__":

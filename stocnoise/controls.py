@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stocnoise.checks import check_number, check_whole
 from stocnoise.layers import StochasticActivation
 
 
@@ -30,8 +31,7 @@ def require_layers(model: nn.Module) -> list[StochasticActivation]:
 
 def set_gamma(model: nn.Module, gamma: float) -> None:
     """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`."""
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"gamma must be a finite number of at least 0, not {gamma}")
+    check_number("gamma", gamma)
     for layer in require_layers(model):
         layer.gamma.fill_(gamma)
 
@@ -82,6 +82,7 @@ def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
     depends on the whole batch; attacks that rely on fixed noise check this and refuse.
     """
     layers = require_layers(model)
+    check_whole("seed", seed, least=-(2**63))
     generator = torch.Generator().manual_seed(seed)
     seeds = [torch.randint(2**63 - 1, (1,), generator=generator).to(layer.sigma.device) for layer in layers]
     with _Setting(layers, "fixed_seed", seeds):

@@ -24,7 +24,7 @@ class WrappedModelError(ConversionError):
 
 
 class ScriptedModelError(ConversionError):
-    """The model, or a part of it, is a ScriptModule, whose forward cannot be rewritten."""
+    """The model, or a part of it, is a ScriptModule, whose forward cannot be rewritten; or a student is scripted."""
 
 
 class QuantizedModelError(ConversionError):
@@ -57,3 +57,7 @@ class UncalibratedWarning(UserWarning):
 
 class NormalizationWarning(UserWarning):
     """A model made for normalised images is given pixels in [0, 1] as they are."""
+
+
+class KernelsWarning(UserWarning):
+    """Triton is installed, but the kernels cannot be used: the slow way is taken instead."""

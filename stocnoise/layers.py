@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stocnoise import functional
 from stocnoise.activations import Activation, Operation
 from stocnoise.distributed import gather_moments
-from stocnoise.errors import UncalibratedWarning
+from stocnoise.errors import ScriptedModelError, UncalibratedWarning
 from stocnoise.ops import transformed
 
 Function = Activation | Callable[[Tensor], Tensor]
@@ -180,6 +180,13 @@ class StochasticActivation(nn.Module):
             state_dict = {**state_dict, **{key: getattr(self, key.removeprefix(prefix)) for key in own}}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` asks a module, or any that holds it, before it compiles."""
+        raise ScriptedModelError(
+            f"a {type(self).__name__} cannot be scripted: TorchScript does not know its operation. Use torch.compile "
+            "or torch.export, which do, or script what stocnoise.revert(student) gives, the model without noise"
         )
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""The fused operation as PyTorch operators: shapes without data, derivative, and the choice of implementation.
+"""The fused operation as PyTorch operators: shapes without data, derivative, and the shortest way to it.
 
 `torch.library.custom_op` with an explicit fake, not `triton_op`: the fake of a `triton_op` runs the kernel, which fails
 in the interpreter, so that nothing could be tested without a GPU.
@@ -6,11 +6,7 @@ in the interpreter, so that nothing could be tested without a GPU.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,23 +16,7 @@ from torch.nn import Parameter
 
 from stocnoise import aten
 from stocnoise.activations import Activation, Operation
-
-
-@functools.cache
-def _triton_kernels() -> ModuleType | None:
-    try:
-        return importlib.import_module("stocnoise.kernels")
-    except ImportError:  # no Triton on this platform
-        return None
-
-
-def _implementation(x: Tensor) -> ModuleType:
-    """Triton on a GPU, and for CPU tensors in the interpreter; ATen otherwise."""
-    here = x.is_cuda or (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
-    supported = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    if here and supported and (kernels := _triton_kernels()) is not None:
-        return kernels
-    return aten
+from stocnoise.implementation import implementation
 
 
 @torch.library.custom_op("stocnoise::stoc_act", mutates_args=())
@@ -54,7 +34,7 @@ def stoc_act(
     """y, moments, and √γ·σ for the backward pass: by then σ has been updated in place, and under `torch.compile` a copy
     taken outside the operator would be computed again from what σ has become."""
     operation = Operation(Activation(activation, slope), channel_dim, shared)
-    return _implementation(x).forward(x, sigma, gamma, seed, operation, statistics)
+    return implementation(x).forward(x, sigma, gamma, seed, operation, statistics)
 
 
 @stoc_act.register_fake
@@ -85,7 +65,7 @@ def stoc_act_backward(
     shared: bool,
 ) -> Tensor:
     operation = Operation(Activation(activation, slope), channel_dim, shared)
-    return _implementation(x).backward(grad, x, scale, seed, operation)
+    return implementation(x).backward(grad, x, scale, seed, operation)
 
 
 @stoc_act_backward.register_fake
@@ -104,7 +84,7 @@ def _(
 
 @torch.library.custom_op("stocnoise::update_sigma", mutates_args=("sigma", "before", "batches"))
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
-    _implementation(sigma).update_sigma(sigma, before, batches, moments, alpha)
+    implementation(sigma).update_sigma(sigma, before, batches, moments, alpha)
 
 
 @update_sigma.register_fake
@@ -158,11 +138,11 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor 
         (y,) = ctx.saved_tensors
         # Compilers fuse ATen's derivatives with their neighbours, and these have derivatives themselves.
         alone = _unobserved(grad, y) and not torch.is_grad_enabled()
-        dx = (_implementation(y) if alone else aten).backward_from_output(grad, y, h)
+        dx = (implementation(y) if alone else aten).backward_from_output(grad, y, h)
     else:
         x, scale, seed = ctx.saved_tensors
         if _unobserved(grad, x, scale, seed) and not torch.is_grad_enabled():
-            dx = _implementation(x).backward(grad, x, scale, seed, operation)
+            dx = implementation(x).backward(grad, x, scale, seed, operation)
         else:
             derivative = _TransformedBackward.apply if transformed() else stoc_act_backward
             dx = derivative(grad, x, scale, seed, h.name, h.slope, operation.channel_dim, operation.shared)
@@ -240,7 +220,7 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        output = _implementation(args[0]).forward(*args)
+        output = implementation(args[0]).forward(*args)
         _save_for_backward(ctx, args, output)
         return output
 
@@ -262,7 +242,7 @@ def apply(
 def apply_update(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
     """`update_sigma`, wherever it is called."""
     if _unobserved(sigma, before, batches, moments):
-        _implementation(sigma).update_sigma(sigma, before, batches, moments, alpha)
+        implementation(sigma).update_sigma(sigma, before, batches, moments, alpha)
         torch.autograd.graph.increment_version([t for t in (sigma, before, batches) if not t.is_inference()])
     else:
         update_sigma(sigma, before, batches, moments, alpha)

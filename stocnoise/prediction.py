@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import Target
 from stocnoise.batches import Others
+from stocnoise.checks import check_whole
 from stocnoise.tasks import OutputReader, TaskLike, as_task
 
 
@@ -63,8 +64,7 @@ def predict(
     Raises:
         ValueError: an output that the task does not take, an empty batch, or `samples` below 1.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, not {samples}")
+    check_whole("samples", samples)
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor, not {type(x).__name__}")
     if len(x) == 0:

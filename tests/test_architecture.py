@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"__init__"},
     {"cli"},
-    {"doctor"},
+    {"doctor", "hub"},
     {"training", "evaluation", "prediction"},
     {"attacks", "files"},
     {"description"},
@@ -22,9 +22,11 @@ LAYERS = [
     {"layers"},
     {"functional", "distributed"},
     {"ops"},
+    {"implementation"},
     {"kernels"},
     {"aten"},
-    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "threads"},
+    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
+    {"threads", "architectures"},
     {"errors"},
 ]
 

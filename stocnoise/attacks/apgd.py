@@ -13,6 +13,7 @@ from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
 from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Ascent, Loss, Target
+from stocnoise.checks import check_whole
 from stocnoise.tasks import Task
 
 
@@ -47,8 +48,8 @@ class APGD(BallAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, not {self.steps} and {self.restarts}")
+        check_whole("steps", self.steps)
+        check_whole("restarts", self.restarts)
         if not 0 < self.rho < 1:
             raise ValueError(f"rho must lie in (0, 1), not {self.rho}")
 

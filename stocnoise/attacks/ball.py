@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +26,8 @@ def check_norm(norm: str) -> None:
 
 def check_eps(eps: float | Tensor, norm: Norm, bounds: Bounds) -> None:
     """ValueError for an ε that no attack can mean."""
+    if not isinstance(eps, Tensor | Real) or isinstance(eps, bool):
+        raise ValueError(f"eps must be a number, or a tensor of one for each feature, not {eps!r}")
     values = torch.as_tensor(eps, dtype=torch.float64)
     if not ((values >= 0) & values.isfinite()).all():
         raise ValueError(f"eps must be a finite number of at least 0, not {eps}")
@@ -46,6 +49,9 @@ def check_bounds(bounds: Bounds) -> None:
         return
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2):
         raise ValueError(f"bounds must be a pair (low, high) or None, not {bounds!r}")
+    for bound in bounds:
+        if not (bound is None or isinstance(bound, Tensor | Real)):
+            raise ValueError(f"bounds must be numbers, tensors or None, not {bound!r}")
     low, high = limits(bounds)
     if not (torch.as_tensor(low) < torch.as_tensor(high)).all():
         raise ValueError(f"bounds must be (low, high) with low < high, not {bounds!r}")

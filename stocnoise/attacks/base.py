@@ -28,6 +28,7 @@ from stocnoise.attacks.losses import cross_entropy, reads_labels
 from stocnoise.attacks.modes import BatchNormMode, attack_mode, no_weight_gradients
 from stocnoise.attacks.target import Loss, Target
 from stocnoise.batches import Others
+from stocnoise.checks import check_whole
 from stocnoise.tasks import OutputReader, Task, TaskLike, as_task
 
 Self = TypeVar("Self", bound="Attack")
@@ -70,8 +71,7 @@ class Attack(ABC):
     can_be_targeted: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.eot < 1:
-            raise ValueError(f"eot must be at least 1, not {self.eot}")
+        check_whole("eot", self.eot)
         if self.batch_norm not in get_args(BatchNormMode):
             raise ValueError(f"batch_norm must be 'eval' or 'train', not {self.batch_norm!r}")
         as_task(self.task, self.output)
@@ -108,8 +108,8 @@ class Attack(ABC):
         task = as_task(self.task, self.output)
         self.check_task(task)
         with torch.inference_mode(False), torch.enable_grad():
+            check_input(x, y, self.bounds)
             images, labels = _alive(x), None if y is None else _alive(y)
-            check_input(images, labels, self.bounds)
             if labels is None and self.targeted:
                 raise ValueError("a targeted attack needs y, the answers wanted")
             if labels is not None and self._reads_labels():

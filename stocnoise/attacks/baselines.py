@@ -42,6 +42,13 @@ class Transfer(BallAttack):
     source: nn.Module
     attack: BallAttack = _PGD
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.source, nn.Module):
+            raise ValueError(f"source must be the model to make images on, not {self.source!r}")
+        if not isinstance(self.attack, BallAttack):
+            raise ValueError(f"attack must be one in a ball, such as PGD(), not {self.attack!r}")
+
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         bare = dataclasses.replace(self.attack, eps=0.0, norm=self.norm)
         asked = bare.with_defaults(task=self.task, output=self.output, bounds=self.bounds, mask=self.mask)

@@ -11,6 +11,7 @@ from torch import Tensor
 from stocnoise.attacks.ball import Bounds, limits, norms, per_row
 from stocnoise.attacks.base import MinimumNormAttack
 from stocnoise.attacks.target import Loss, Target
+from stocnoise.checks import check_number, check_whole
 from stocnoise.tasks import Task
 
 
@@ -45,13 +46,11 @@ class CW(MinimumNormAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.search_steps < 1:
-            raise ValueError(f"steps and search_steps must be at least 1, not {self.steps} and {self.search_steps}")
-        if not (self.learning_rate > 0 and self.initial_const > 0 and self.confidence >= 0):
-            raise ValueError(
-                "learning_rate and initial_const must be positive and confidence at least 0, not "
-                f"{self.learning_rate}, {self.initial_const} and {self.confidence}"
-            )
+        check_whole("steps", self.steps)
+        check_whole("search_steps", self.search_steps)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("initial_const", self.initial_const, above=0)
+        check_number("confidence", self.confidence)
 
     def check_task(self, task: Task) -> None:
         if task.margin is None:

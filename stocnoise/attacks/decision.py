@@ -15,6 +15,7 @@ from stocnoise.attacks.base import MinimumNormAttack
 from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.libraries import Classifier, Scale, check_classes, class_labels, contained, refuse, require
 from stocnoise.attacks.target import Target
+from stocnoise.checks import check_whole
 from stocnoise.tasks import Task
 
 Noise = Literal["frozen", "raw"]
@@ -32,8 +33,7 @@ class _Decision(MinimumNormAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        check_whole("steps", self.steps)
         if self.noise not in get_args(Noise):
             raise ValueError(f"noise must be 'frozen' or 'raw', not {self.noise!r}")
 
@@ -146,8 +146,7 @@ class HopSkipJump(_Decision):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 1:
-            raise ValueError(f"queries must be at least 1, not {self.queries}")
+        check_whole("queries", self.queries)
         if self.noise == "raw":
             raise ValueError("HopSkipJump cannot run on raw noise, where its searches need not end: use noise='frozen'")
 

@@ -12,6 +12,7 @@ from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
 from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Loss, Target
+from stocnoise.checks import check_number, check_whole
 from stocnoise.tasks import Task
 
 
@@ -50,12 +51,11 @@ class PGD(BallAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, not {self.steps} and {self.restarts}")
-        if self.step_size is not None and not 0 < self.step_size < float("inf"):
-            raise ValueError(f"step_size must be a positive number, not {self.step_size}")
-        if self.momentum < 0:
-            raise ValueError(f"momentum must be at least 0, not {self.momentum}")
+        check_whole("steps", self.steps)
+        check_whole("restarts", self.restarts)
+        if self.step_size is not None:
+            check_number("step_size", self.step_size, above=0)
+        check_number("momentum", self.momentum)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts need random_start=True: without it every restart is the same")
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from stocnoise import schema, storage
+from stocnoise.checks import check_whole
 from stocnoise.errors import CheckpointError, FileFormatError
-from stocnoise.training.checks import check_whole
 
 _MARK = "$"  # the key of a JSON object that stands for something JSON does not have
 

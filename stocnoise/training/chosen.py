@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from stocnoise.attacks import PGD, Attack
 from stocnoise.attacks.ball import PIXELS, Bounds
 from stocnoise.attacks.registry import named_attack
+from stocnoise.checks import check_number
 from stocnoise.controls import stochastic_layers
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.training.callbacks import Callback
-from stocnoise.training.checks import check_number
 from stocnoise.training.gamma import GammaSchedule
 
 DEFAULT_GAMMA = GammaSchedule(init=0.01, max=0.1, interval=1)

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from stocnoise.checks import check_number, check_whole
 from stocnoise.controls import set_gamma
-from stocnoise.training.checks import check_number, check_whole
 
 
 class GammaSchedule:

@@ -15,12 +15,12 @@ from stocnoise.attacks import PGD, Attack
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import Target, ask
 from stocnoise.batches import Others
+from stocnoise.checks import check_number
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS, cross_entropy
 from stocnoise.tasks.task import unchanged
-from stocnoise.training.checks import check_number
 from stocnoise.training.chosen import asked_as
 
 Criterion = Callable[[Tensor, Tensor], Tensor]

@@ -165,7 +165,7 @@ def make_schedule(
     if choice is None:
         # OneCycleLR would cycle the momentum too and refuse optimisers without one.
         rates = [group["lr"] for group in optimizer.param_groups]
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1, cycle_momentum=False)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=int(steps) + 1, cycle_momentum=False)
         return RateSchedule(cycle, lambda step: cycle.step(), _stay)
     scheduler: Any = choice(optimizer, steps) if callable(choice) else choice
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:

@@ -90,8 +90,8 @@ def finetune(
     on a CPU or GPU as it is, and on many under `accelerate launch` or `torchrun`; on CPUs that is `torchrun`, since
     `accelerate launch --cpu` starts one process. Each epoch starts from a seed made of (`seed`, epoch, process), so
     PyTorch's, Python's and NumPy's generators are set. Images are pixels in [0, 1] unless `bounds` says otherwise. The
-    first batch makes one pass more, in eval mode, which shows whether output and target fit `task` before anything
-    moves.
+    first batch of each loader makes one pass more, in eval mode, which shows whether the model takes it, and `task`
+    the output and target, before anything moves.
 
     Modules that are in eval mode while others of the student are not (the BatchNorm of a frozen backbone) stay so,
     except stochastic layers whose σ has seen no batch. A student all in eval mode, as it comes out of an evaluation,

@@ -20,13 +20,13 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from stocnoise.attacks import Attack
 from stocnoise.batches import Batch, BatchReader, check_reader, read_batch
+from stocnoise.checks import check_number, check_whole
 from stocnoise.errors import CheckpointError
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.training.borrowed import accelerator_for
 from stocnoise.training.callbacks import Callback
 from stocnoise.training.checkpoints import Checkpoints
-from stocnoise.training.checks import check_number, check_whole
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.optim import (
@@ -96,6 +96,8 @@ class Data:
             raise ValueError("train_loader is an iterator, empty after one epoch: pass the loader itself")
         if isinstance(self.val_loader, Iterator):
             raise ValueError("val_loader is an iterator, empty after one epoch: pass the loader itself")
+        if isinstance(self.val_loader, Sized) and len(self.val_loader) == 0:
+            raise ValueError("val_loader is empty")
         if batches == 0:
             raise ValueError("train_loader is empty: with drop_last=True the data must hold a whole batch")
 

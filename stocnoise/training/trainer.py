@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stocnoise.attacks import Attack
+from stocnoise.attacks.base import check_input
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import ask
 from stocnoise.batches import Batch
@@ -62,6 +64,8 @@ class Trainer:
         kept = self.settings.checkpointing
         if kept.resume and kept.store is not None and (found := kept.store.newest()) is not None:
             self.resumed_random = restore(self.state, *found)
+        if self.run.epoch < self.run.epochs and not self.run.stop:
+            self._try_validation()
         while self.run.epoch < self.run.epochs and not self.run.stop:
             self._epoch()
         self.run.history.averaged = None if self.averaged is None else self.averaged.module
@@ -248,6 +252,19 @@ class Trainer:
         if seen == 0:
             raise ValueError("val_loader gave no batch")
         return float(clean) / seen, float(robust) / seen
+
+    def _try_validation(self) -> None:
+        """What would end the run after its first epoch, said before."""
+        data, attack = self.settings.data, self.settings.algorithm.val_attack
+        # Not Accelerate's loader, which counts on being gone through.
+        loader = getattr(data.val_loader, "base_dataloader", data.val_loader)
+        if loader is None:
+            return
+        rank, device = self.accelerator.process_index, self.accelerator.device
+        batch = self._read(next(Batches(loader, data.seed, self.run.epoch, rank, device)))
+        if isinstance(attack, Attack):
+            check_input(batch.x, batch.y, attack.bounds)
+        self.trial.check(self.model, batch)
 
     def _track(self, epoch: Epoch) -> None:
         names = ("loss", "accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "gamma", "lr")

@@ -44,7 +44,8 @@ class Trial:
         last_rows = len(batch.x)
         if not self.over:
             self.over = True
-            self._pass(model.module if isinstance(model, DistributedDataParallel) else model, batch)
+            warn_if_bare(_bare(model), batch.x)
+            self.single = self.check(model, batch)
             last_rows = self.last_rows or last_rows
         if last_rows == 1 and self.single and self._passes_alone:
             raise ValueError(
@@ -57,21 +58,27 @@ class Trial:
         """Whether the training pass of a batch of one row is known to be one of a single row."""
         return self.objective is at or self.objective is clean or isinstance(self.objective, Learn2Perturb)
 
-    def _pass(self, student: nn.Module, batch: Batch) -> None:
-        warn_if_bare(student, batch.x)
+    def check(self, model: nn.Module, batch: Batch) -> list[str]:
+        """What `single` says, of this batch; ValueError if the model does not take it, or the task what comes of it."""
+        student, single = _bare(model), list[str]()
         outside = random_state(batch.x.device)
         try:
-            with _watched(student, len(batch.x), self.single), attack_mode(student), torch.no_grad():
+            with _watched(student, len(batch.x), single), attack_mode(student), torch.no_grad():
                 output = ask(student, batch.x, self.task, batch.others)
         except (RuntimeError, TypeError) as error:
-            if batch.x.is_floating_point():
+            own = {parameter.dtype for parameter in student.parameters()}
+            if batch.x.dtype in own:
                 raise
-            raise ValueError(
-                f"the model does not take inputs of type {batch.x.dtype}: images must be floating point, divide by 255"
-            ) from error
+            advice = f"convert them to {own.pop()}" if batch.x.is_floating_point() else "divide images by 255"
+            raise ValueError(f"the model does not take inputs of type {batch.x.dtype}: {advice}") from error
         finally:
             set_random_state(outside, batch.x.device)
         self.task.check(output, batch.y)
+        return single
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager

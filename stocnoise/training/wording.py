@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import MISSING, Field, fields, is_dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,7 @@ def told(group: Any) -> dict[str, Any]:
     A field at its default is left out, as it is in checkpoints from before there was such a field.
     """
     values = {f.name: getattr(group, f.name) for f in fields(group) if _is_told(f, getattr(group, f.name))}
-    return {name: value if _is_plain(value) else in_words(value) for name, value in values.items()}
+    return {name: _plain(value) if _is_plain(value) else in_words(value) for name, value in values.items()}
 
 
 def _is_told(setting: Field[Any], value: Any) -> bool:
@@ -53,4 +54,11 @@ def in_words(value: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or isinstance(value, bool | str | Real)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON knows."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)

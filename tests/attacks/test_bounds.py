@@ -135,12 +135,35 @@ def test_autoattack_runs_below_ten_classes_and_on_features(classes, version):
         ({"bounds": (1.0, 0.0)}, "low < high"),
         ({"bounds": 1.0}, "pair"),
         ({"mask": torch.tensor([0.5])}, "mask must hold 0"),
+        ({"bounds": ("a", 1.0)}, "numbers, tensors or None"),
+        ({"eps": "8/255"}, "eps must be a number"),
         ({"step_size": -1.0}, "step_size must be"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"eot": 0}, "eot must be a whole number"),
+        ({"momentum": float("nan")}, "momentum must be a finite number"),
     ],
 )
 def test_settings_that_nothing_can_mean_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         PGD(**settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: CW(learning_rate=0), "learning_rate must be"),
+        (lambda: stocnoise.HopSkipJump(queries=1.5), "queries must be"),
+        (lambda: stocnoise.Transfer(source=None), "source must be the model"),
+        (lambda: stocnoise.Transfer(source=net(), attack=CW()), "attack must be one in a ball"),
+        (lambda: PGD()(net(), FEATURES.numpy(), Y), "x must be a tensor, not ndarray"),
+        (lambda: PGD()(net(), FEATURES, [0] * 24), "y must be a tensor, not list"),
+        (lambda: PGD()(net(), FEATURES, Y[:3]), "24 images but 3 labels"),
+        (lambda: PGD()(net(), FEATURES.long(), Y), "floating point"),
+    ],
+)
+def test_wrong_calls_are_refused_in_words(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        wrong()
 
 
 @pytest.mark.parametrize("name", ["eps", "mask"])

@@ -134,7 +134,7 @@ def test_a_unit_that_fails_loses_no_other_and_is_named(tmp_path):
     arguments = [sys.executable, "-m", "examples.paper", str(mine), "--work", str(tmp_path), "--out", str(tmp_path)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 1
-    assert "steps must be at least 1" in done.stderr and "ANIS²: boundary" in done.stderr
+    assert "steps must be a whole number of at least 1" in done.stderr and "ANIS²: boundary" in done.stderr
     kinds = {json.loads(line)["kind"] for line in (tmp_path / "mine" / "results.jsonl").read_text().splitlines()}
     assert kinds >= {"plain", "expectation", "strongest", "averaged"} and "boundary" not in kinds
 

@@ -57,6 +57,8 @@ def test_a_folder_becomes_a_student_and_a_second_call_goes_on(folder, tmp_path):
     assert "A new head for 3 classes" in printed and "worst case" in printed
     student = stocnoise.load(tmp_path / "student.safetensors", timm_model())
     assert all(layer.sigma.min() > 0 for _, layer in stocnoise.stochastic_layers(student))
+    evaluated = evaluate("--weights", tmp_path / "student.safetensors", "--data", folder / "val")
+    assert "student.safetensors: 6 images, stochastic" in evaluated
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["settings"]["stochastic"] and report["settings"]["images"] == 6
     assert {entry["attack"] for entry in report["attacks"]} == {"pgd", "apgd", "transfer", "worst case"}
@@ -64,6 +66,26 @@ def test_a_folder_becomes_a_student_and_a_second_call_goes_on(folder, tmp_path):
     run()
     again = stocnoise.load(tmp_path / "student.safetensors", timm_model()).state_dict()
     assert all(torch.equal(again[name], value) for name, value in student.state_dict().items())
+
+
+def evaluate(*arguments: object) -> str:
+    small = {"model": MODEL, "attacks": "bim", "eps": 2, "steps": 1, "eot": 1, "draws": 2, "images": 6, "workers": 0}
+    options = [part for name, value in small.items() for part in (f"--{name}", value)]
+    command = [sys.executable, SCRIPT.with_name("evaluate_timm.py"), *options, *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_students_of_the_bare_model_and_checkpoints_are_evaluated_too(folder, tmp_path):
+    bare = timm.create_model(MODEL, num_classes=3)
+    student = stocnoise.convert(bare)
+    stocnoise.calibrate(student, [torch.rand(4, 3, 160, 160)])
+    stocnoise.save(student, tmp_path / "bare.safetensors")
+    torch.save(bare.state_dict(), tmp_path / "weights.pth")
+    for name, kind in (("bare.safetensors", "stochastic"), ("weights.pth", "deterministic")):
+        assert f"{name}: 6 images, {kind}" in evaluate("--weights", tmp_path / name, "--data", folder / "val")
 
 
 def timm_model() -> torch.nn.Module:

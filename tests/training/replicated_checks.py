@@ -146,7 +146,15 @@ def nan_stops_every_rank(folder: Path, rank: int) -> dict[str, bool]:
     }
 
 
+def averages_agree(folder: Path, rank: int) -> dict[str, bool]:
+    """The statistics of an averaged student are those of all ranks; an epoch ends a group of batches."""
+    history = tiny.finetune(tiny.student(), tiny.loader(batch_size=4), accumulate=2, ema=0.5, objective="mixed")
+    state = history.averaged.state_dict()
+    return {"average: alike on every rank": agree(torch.cat([value.double().flatten() for value in state.values()]))}
+
+
 CHECKS = [
+    averages_agree,
     sigma_is_that_of_the_global_batch,
     noise_differs,
     a_run,

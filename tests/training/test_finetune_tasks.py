@@ -190,6 +190,37 @@ def test_what_does_not_fit_the_task_is_refused_untouched(
     assert tiny.same(model.state_dict(), before)
 
 
+@pytest.mark.parametrize(
+    ("val_loader", "words"),
+    [
+        ([{"pixels": X, "hidden": X, "labels": X}], "say which is the input"),
+        ([(X * 255, (X[:, 0] > 0.5).long())], r"images span"),
+        ([(X, X[:, 0])], r"float64 and shape \(24,\)"),
+        ([(X, torch.full((24,), 2))], "label 2 is out of range"),
+        ([], "val_loader is empty"),
+    ],
+)
+def test_what_validation_cannot_use_is_refused_before_the_first_step(val_loader: Any, words: str) -> None:
+    model = network(2)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=words):
+        trained(model, [(X, (X[:, 0] > 0.5).long())], val_loader=val_loader)
+    assert tiny.same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("objective", ["clean", "at"])
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ((X * 255).byte(), r"inputs of type torch\.uint8: divide images by 255"),
+        (X.float(), r"inputs of type torch\.float32: convert them to torch\.float64"),
+    ],
+)
+def test_inputs_of_another_type_are_refused_in_words(objective: str, x: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        trained(network(2), [(x, (X[:, 0] > 0.5).long())], objective=objective)
+
+
 def test_labels_of_any_integer_type_are_taken() -> None:
     y = (X[:, 0] > 0.5).long()
     states = []

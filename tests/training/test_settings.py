@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy
 import torch
 import training_models as tiny
 from torch import Tensor
@@ -109,3 +110,9 @@ class Group:
 def test_a_setting_is_told_unless_it_says_what_was_done_without_it() -> None:
     assert told(Group(0.5, BIM(eps=0.1))).keys() == {"rate", "attack"}
     assert told(Group(0.5, BIM(eps=0.1), shown=False, later="otherwise"))["later"] == "otherwise"
+
+
+def test_numbers_of_numpy_are_told_as_numbers() -> None:
+    rate = told(Group(numpy.float32(0.5), BIM(eps=0.1)))["rate"]  # type: ignore[arg-type]
+    assert (type(rate), rate) == (float, 0.5)
+    assert len(tiny.finetune(tiny.student(), epochs=numpy.int64(1), gamma=numpy.float32(0.1))) == 1
