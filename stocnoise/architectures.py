@@ -13,12 +13,13 @@ class UnknownModelError(ValueError):
     """Neither library has a model of this name."""
 
 
-def builder(name: str, classes: int | None = None) -> Callable[[], nn.Module]:
-    """What builds the model `name` with random weights; where both libraries have it, timm's.
+def builder(name: str, classes: int | None = None, *, pretrained: bool = False) -> Callable[[], nn.Module]:
+    """What builds the model `name`; where both libraries have it, timm's.
 
     Args:
         name: such as resnet50, timm/resnet50 or torchvision/resnet50.
         classes: that it tells apart; default as many as its authors'.
+        pretrained: with its authors' weights, which are downloaded; else with random ones.
 
     Raises:
         UnknownModelError: there is none; the message suggests others.
@@ -29,12 +30,12 @@ def builder(name: str, classes: int | None = None) -> Callable[[], nn.Module]:
 
         if timm.is_model(bare):
             own: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-            return lambda: timm.create_model(bare, **own)
+            return lambda: timm.create_model(bare, pretrained=pretrained, **own)
     if library in ("", "torchvision"):
         from torchvision import models
 
         if bare in models.list_models():
-            settings: dict[str, Any] = {"weights": None}
+            settings: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
             if bare in models.list_models(models.detection) + models.list_models(models.segmentation):
                 settings["weights_backbone"] = None
             if classes is not None:

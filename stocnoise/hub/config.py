@@ -15,6 +15,7 @@ from stocnoise.architectures import builder
 from stocnoise.description import normalizations
 from stocnoise.errors import FileFormatError
 from stocnoise.normalization import normalized
+from stocnoise.storage import replacing
 
 NAME = "config.json"
 _VERSION = 1
@@ -56,7 +57,8 @@ class Config:
 
     def write(self, folder: Path) -> None:
         text = json.dumps({"stocnoise": _VERSION, **asdict(self)}, indent=1, allow_nan=False)
-        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+        with replacing(folder / NAME) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Config:

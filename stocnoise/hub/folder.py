@@ -18,6 +18,7 @@ from stocnoise.evaluation import Report
 from stocnoise.hub import config as _config
 from stocnoise.hub.card import card
 from stocnoise.hub.config import Config
+from stocnoise.storage import replacing
 
 STUDENT = "student.safetensors"
 _FILES = [STUDENT, _config.NAME, "README.md", "report.json"]
@@ -68,10 +69,12 @@ def save(
     path.mkdir(parents=True, exist_ok=True)
     files.save(student, path / STUDENT)
     config.write(path)
-    (path / "README.md").write_text(str(described), encoding="utf-8")
+    with replacing(path / "README.md") as temporary:
+        temporary.write_text(str(described), encoding="utf-8")
     (path / "report.json").unlink(missing_ok=True)
     if figures is not None:
-        (path / "report.json").write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with replacing(path / "report.json") as temporary:
+            temporary.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
