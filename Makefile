@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint package gpu clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
 # One process a core, each with one thread: half the time of the other way round.
@@ -21,8 +21,17 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.installed: pyproject.toml
+# The wheel, in environments that hold what it asks for and nothing else.
+package: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/package.py
+
+# What the demo needs, and then what the tests need beside it.
+$(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[examples]'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
 	touch $@
 

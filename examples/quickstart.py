@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import stocnoise
+from stocnoise.threads import choose_threads
 
 TRAIN_EPS = 0.15  # of pixels in [0, 1]
 EPS = (0.05, 0.1, 0.15, 0.2)
@@ -92,8 +93,9 @@ def main() -> None:
     train, test = digits()
     attack = stocnoise.PGD(eps=TRAIN_EPS, steps=7, step_size=TRAIN_EPS / 4)
 
-    print("The teacher: clean images, no noise.")
     teacher = small_resnet()
+    print(choose_threads(teacher))
+    print("\nThe teacher: clean images, no noise.")
     stocnoise.finetune(teacher, train, epochs=epochs, objective="clean", seed=seed)
 
     print("\nAdversarial training (AT), from the teacher.")

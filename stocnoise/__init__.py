@@ -1,6 +1,6 @@
 """stocnoise: turn any PyTorch model into a stochastic one that withstands adversarial attacks (ANIS²)."""
 
-from stocnoise import functional, tasks
+from stocnoise import functional, hub, tasks
 from stocnoise.attacks import (
     APGD,
     BIM,
@@ -136,6 +136,7 @@ __all__ = [
     "fixed_noise",
     "freeze_sigma",
     "functional",
+    "hub",
     "load",
     "normalized",
     "parameter_groups",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"__init__"},
     {"cli"},
-    {"doctor", "certification"},
+    {"doctor", "hub", "certification"},
     {"training", "evaluation", "prediction"},
     {"attacks", "files"},
     {"description"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"kernels"},
     {"aten"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
-    {"input_noise"},
+    {"input_noise", "threads", "architectures", "markup"},
     {"errors"},
 ]
 
