@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 _DEFAULT_SIZE = (3, 224, 224)
+_FEW = 1024
 
 
 class Example:
@@ -34,11 +35,18 @@ class Example:
         return tree_map(lambda v: change(v) if isinstance(v, Tensor) else v, (self.args, dict(self.kwargs)))
 
     def describe(self) -> Any:
-        """Shapes, dtypes and plain values as JSON, for `Example.recall`; None if the arguments hold anything else."""
+        """Shapes, dtypes, whole numbers where they are few, and plain values as JSON, for `Example.recall`.
+
+        None if the arguments hold anything else.
+        """
         try:
             return _encode([list(self.args), dict(self.kwargs)])
         except TypeError:
             return None
+
+    def arguments(self) -> tuple[int, tuple[str, ...], bool]:
+        """The number of positional arguments, the keywords, and whether the first argument is a tensor."""
+        return len(self.args), tuple(self.kwargs), bool(self.args) and isinstance(self.args[0], Tensor)
 
     @staticmethod
     def recall(model: nn.Module, description: Any) -> Example:
@@ -68,7 +76,8 @@ def _device(model: nn.Module) -> torch.device:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        known = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        return known | ({"values": value.tolist()} if _means_something(value) else {})
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _encode(item) for key, item in value.items()}}
     if isinstance(value, (list, tuple)):
@@ -78,11 +87,20 @@ def _encode(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
+def _means_something(value: Tensor) -> bool:
+    """Whole numbers and truth values, such as lengths and masks, where there are few."""
+    without = value.is_meta or isinstance(value, torch._subclasses.FakeTensor)
+    return not (value.is_floating_point() or value.is_complex() or without) and value.numel() <= _FEW
+
+
 def _decode(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_decode(item, device) for item in value]
     if isinstance(value, dict) and "dict" in value:
         return {key: _decode(item, device) for key, item in value["dict"].items()}
     if isinstance(value, dict):
-        return torch.zeros(value["shape"], dtype=getattr(torch, value["dtype"]), device=device)
+        dtype = getattr(torch, value["dtype"])
+        if "values" in value:
+            return torch.tensor(value["values"], dtype=dtype, device=device).reshape(value["shape"])
+        return torch.zeros(value["shape"], dtype=dtype, device=device)
     return value

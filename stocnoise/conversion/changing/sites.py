@@ -88,11 +88,13 @@ class Conversion:
     """The class of the layers that stand at ReLU sites."""
     example: Any
     """The example input as JSON (`Example.describe`)."""
+    arguments: tuple[int, tuple[str, ...], bool] = (1, (), True)
+    """How the model is called: the number of positional arguments, the keywords, and whether the first is a tensor."""
 
     @staticmethod
     def of(plan: Plan, layer: type[StochasticActivation], example: Example) -> Conversion:
         layers = tuple((placement.path, placement.site) for placement in plan.placements)
-        return Conversion(layers, tuple(plan.left), layer.__name__, example.describe())
+        return Conversion(layers, tuple(plan.left), layer.__name__, example.describe(), example.arguments())
 
 
 def conversion_of(model: nn.Module) -> Conversion:
