@@ -14,7 +14,7 @@ from stocnoise import noises as _noises
 from stocnoise import storage
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert
-from stocnoise.conversion.example import Example
+from stocnoise.conversion.example import recall
 from stocnoise.conversion.filters import Filter
 from stocnoise.conversion.rules import Rule
 from stocnoise.errors import ConversionError, FileFormatError
@@ -66,6 +66,7 @@ def load(
     model: nn.Module,
     example_input: Any = None,
     *,
+    more_inputs: Iterable[Any] = (),
     layer: type[StochasticActivation] | None = None,
 ) -> nn.Module:
     """The student in `path`, built on a copy of `model`, which stays as it is.
@@ -73,7 +74,9 @@ def load(
     Args:
         path: a file written by `save`.
         model: a deterministic model of the class and configuration that was converted; its weights do not matter.
-        example_input: as in `convert`; needed only where the one used then could not be noted in the file.
+        example_input: as in `convert`; needed only where the one used then could not be noted in the file, or where
+            values decide what runs: of numbers that are not whole the file has the shapes alone.
+        more_inputs: as in `convert`.
         layer: the noise, if it is a class of your own.
 
     Raises:
@@ -81,13 +84,15 @@ def load(
         FileNotFoundError: there is no such file.
     """
     about, tensors = storage.read(Path(path), "student")
+    more = list(more_inputs)
     if example_input is None and about["example"] is not None:
-        example_input = Example.recall(model, about["example"])
+        example_input, *more = recall(model, about["example"])
     names = {entry["site"] for entry in about["layers"]}
     try:
         student = convert(
             model,
             example_input,
+            more_inputs=more,
             include=_among(names),
             layer=layer or _layer_named(about["layer"]),
             rules=() if layer else _rules(about["layers"]),

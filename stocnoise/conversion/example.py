@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Example:
 
     @staticmethod
     def recall(model: nn.Module, description: Any) -> Example:
-        """The example that `describe` described, on the device of `model`."""
+        """The example that `Example.describe` described, on the device of `model`."""
         args, kwargs = _decode(description, _device(model))
         example = Example(model, tuple(args))
         example.kwargs = kwargs
@@ -60,6 +60,20 @@ class Example:
         if self.given:
             return "check example_input: it must be what the model is called with, in training mode too"
         return "pass example_input, what the model is called with; without it an image of the default size is tried"
+
+
+def describe(examples: Sequence[Example]) -> Any:
+    """All of them as JSON, for `recall`; None if one cannot be described."""
+    each = [example.describe() for example in examples]
+    if any(description is None for description in each):
+        return None
+    return each[0] if len(each) == 1 else {"inputs": each}
+
+
+def recall(model: nn.Module, description: Any) -> list[Example]:
+    """What `describe` described."""
+    each = description["inputs"] if isinstance(description, Mapping) else [description]
+    return [Example.recall(model, one) for one in each]
 
 
 def _default(model: nn.Module) -> Tensor:

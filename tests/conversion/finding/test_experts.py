@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,3 +122,28 @@ def test_a_loop_that_no_value_decides_keeps_a_place_for_each_turn() -> None:
             return x
 
     assert len(layers(stocnoise.convert(Turns(), torch.rand(2, 4)))) == 3
+
+
+class Routed(nn.Module):
+    """Two parts that have nothing in common; the sign of the first number says which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.act = nn.Linear(4, 4), nn.Linear(4, 6), nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.a(x)) if x[0, 0] > 0 else F.relu(self.b(x))[:, :4]
+
+
+def test_several_examples_reach_what_one_does_not(tmp_path: Path) -> None:
+    x = torch.rand(4, 4) + 0.1
+    assert len(stocnoise.find_sites(Routed(), x)) == 1
+    student = stocnoise.convert(Routed(), x, more_inputs=[-x], gamma=0.1, check=True)
+    assert set(layers(student)) == {"act", "relu_0"}
+    for batch in (x, -x):
+        student.train()(batch)
+    assert all(layer.sigma.sum() > 0 for layer in layers(student).values())
+    assert len(stocnoise.find_sites(Routed(), x, more_inputs=[-x])) == 2
+    stocnoise.save(student, tmp_path / "s.safetensors")
+    loaded = stocnoise.load(tmp_path / "s.safetensors", Routed(), x, more_inputs=[-x])
+    assert set(layers(loaded)) == {"act", "relu_0"}
