@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from stocnoise.checks import check_number, check_whole
 from stocnoise.input_noise import InputNoise
@@ -113,11 +114,13 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> Non
 
     Args:
         model: a student.
-        loader: batches, each a tensor, or a tuple, list or dict whose first entry is the input.
+        loader: batches like the example that the model was converted with: a tuple or list that begins with its
+            arguments, or a dict that has its keywords; what else there is, such as labels, is ignored. For a model of
+            one tensor a tensor, or a tuple, list or dict whose first entry it is.
         batches: how many to use, at least 1.
 
     Raises:
-        ValueError: no stochastic layer, an empty loader, or `batches` below 1.
+        ValueError: no stochastic layer, an empty loader, a batch without what the model takes, or `batches` below 1.
     """
     layers = require_layers(model)
     if batches < 1:
@@ -130,7 +133,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> Non
     seen = 0
     try:
         for seen, batch in enumerate(loader, start=1):
-            model(_first_tensor(batch).to(device))
+            args, kwargs = tree_map(lambda v: v.to(device) if hasattr(v, "to") else v, _arguments(model, batch))
+            model(*args, **kwargs)
             if seen == batches:
                 break
     finally:
@@ -138,6 +142,30 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> Non
             module.training = training
     if seen == 0:
         raise ValueError("the loader gave no batch, so sigma could not be filled")
+
+
+def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What of `batch` the model takes: by position, by keyword."""
+    conversion = getattr(model, "_stocnoise_conversion", None)
+    count, names, tensor = conversion.arguments if conversion is not None else (1, (), True)
+    if names:
+        missing = [name for name in names if not (isinstance(batch, Mapping) and name in batch)]
+        if missing:
+            raise ValueError(
+                f"this student was converted with {', '.join(names)} as keywords: each batch of the loader must be a "
+                f"dict that has them, and this {type(batch).__name__} lacks {', '.join(missing)}"
+            )
+        return (), {name: batch[name] for name in names}
+    if count > 1:
+        if not isinstance(batch, (tuple, list)) or len(batch) < count:
+            raise ValueError(
+                f"this student was converted with {count} arguments: each batch of the loader must be a tuple or list "
+                f"that begins with them, not a {type(batch).__name__}"
+            )
+        return tuple(batch[:count]), {}
+    if tensor:
+        return (_first_tensor(batch),), {}
+    return (batch[0] if isinstance(batch, tuple) else batch,), {}
 
 
 def _first_tensor(batch: Any) -> torch.Tensor:

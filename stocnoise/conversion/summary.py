@@ -62,7 +62,7 @@ class Summary:
             for row in self.rows
         ]
         found = [LeftAlone(row.site, row.activation, row.reason) for row in self.rows if row.reason]
-        told = grouped_lines("written by hand:", found)
+        told = grouped_lines("found by more than a call:", found)
         return "\n".join([title, "", table(header, lines, right=3), *told, *left_lines(self.left)])
 
 
