@@ -20,7 +20,7 @@ from stocnoise.certification.certificate import Certificate
 from stocnoise.certification.record import Record, Row, digest, earlier, part_of, remove_parts, state_digest
 from stocnoise.certification.refusals import certifiable, noise_of, require_eval, require_independent
 from stocnoise.certification.sampling import Precision, Sampler, precision_on
-from stocnoise.evaluation.inputs import batches, processes
+from stocnoise.evaluation.inputs import batches, pixel_model, processes
 from stocnoise.evaluation.model_checks import left_on
 from stocnoise.evaluation.trials import seed_all
 from stocnoise.normalization import warn_if_bare
@@ -105,6 +105,7 @@ def certify(
     if resume and path is None:
         raise ValueError("resume=True needs the path of what there is to resume")
     asked = certifiable(task, output)
+    student = pixel_model(student, None, None)
     noise = noise_of(student)
     _require_reach(n, alpha, noise.sigma, at)
     require_eval(student)
