@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import statistics
 import time
@@ -56,8 +57,8 @@ class Setting:
 
     def student(self, method: str, sigma: float, seed: int) -> nn.Module:
         """The teacher behind noise, as `method` makes it bear it."""
-        torch.manual_seed(seed)
         model = copy.deepcopy(self.teacher(seed))
+        torch.manual_seed(seed)
         noisy = stocnoise.with_input_noise(model, sigma)
         attack = PGD(norm="l2", eps=2 * sigma, steps=4)
         given: dict[str, Any] = {"epochs": self.epochs, "seed": seed, "lr": self.lr, "progress": False}
@@ -83,6 +84,7 @@ def digits(count: int, epochs: int) -> Setting:
     y = torch.tensor(data.target)[order]
     train = TensorDataset(x[:1437], y[:1437])
 
+    @functools.cache
     def teacher(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         net = nn.Sequential(
