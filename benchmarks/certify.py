@@ -212,8 +212,8 @@ def shown(results: list[dict[str, Any]]) -> str:
     about = results[0]
     lines = table(head, rows)
     note = (
-        f"certified accuracy in % at L2 radii in σ, {about['images']} images, n = {about['n']}, α = "
-        f"{about['alpha']:g}; ± standard deviation over seeds"
+        f"certified accuracy in % at L2 radii in σ, {about['images']} images, n = {about['n']}, "
+        f"α = {about['alpha']:g}; ± standard deviation over seeds"
     )
     return "\n".join([*lines, note])
 
