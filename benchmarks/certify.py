@@ -167,7 +167,7 @@ def measured(setting: Setting, method: str, sigma: float, seed: int, n: int, row
         return Certificate.load(path)
     student = setting.student(method, sigma, seed)
     found = stocnoise.certify(
-        student, setting.test, n=n, batch=setting.batch, seed=seed, name=method, path=path, progress=False
+        student, setting.test, n=n, batch=setting.batch, seed=seed, name=method, path=path, resume=True, progress=False
     )
     whole.touch()
     return found
