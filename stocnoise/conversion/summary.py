@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from torch import nn
 
@@ -11,6 +12,9 @@ from stocnoise.controls import stochastic_layers
 from stocnoise.conversion.changing.sites import LeftAlone, Site, conversion_of, student_in
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.layers import StochasticActivation
+from stocnoise.markup import html_table
+
+_HEADER = ("layer", "kind", "activation", "C", "dim", "γ", "mean σ", "batches")
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,19 @@ class Summary:
     left: tuple[LeftAlone, ...]
 
     def __str__(self) -> str:
+        return "\n".join([self._title(), "", table(_HEADER, self._lines(), right=3), *left_lines(self.left)])
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        left = "".join(f"<div>{escape(line.strip())}</div>" for line in left_lines(self.left) if line)
+        return html_table(_HEADER, self._lines(), left=3, title=self._title()) + left
+
+    def _title(self) -> str:
         kinds = [f"{sum(row.kind == kind for row in self.rows)} {kind}" for kind in _kinds(self.rows)]
-        title = f"{self.model}: {len(self.rows)} stochastic layers" + (f" ({', '.join(kinds)})" if kinds else "")
-        header = ("layer", "kind", "activation", "C", "dim", "γ", "mean σ", "batches")
-        lines = [
+        return f"{self.model}: {len(self.rows)} stochastic layers" + (f" ({', '.join(kinds)})" if kinds else "")
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        return [
             (
                 row.layer or "(root)",
                 row.kind,
@@ -54,7 +67,6 @@ class Summary:
             )
             for row in self.rows
         ]
-        return "\n".join([title, "", table(header, lines, right=3), *left_lines(self.left)])
 
 
 def summary(model: nn.Module) -> Summary:
