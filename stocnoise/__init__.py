@@ -16,7 +16,16 @@ from stocnoise.attacks import (
     normalized,
 )
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
-from stocnoise.conversion import Site, Summary, convert, find_sites, register_activation, revert, summary
+from stocnoise.conversion import (
+    Site,
+    Summary,
+    convert,
+    find_sites,
+    register_activation,
+    register_gate,
+    revert,
+    summary,
+)
 from stocnoise.errors import (
     AlreadyConvertedError,
     CheckpointError,
@@ -128,6 +137,7 @@ __all__ = [
     "plot_asr",
     "predict",
     "register_activation",
+    "register_gate",
     "revert",
     "save",
     "set_gamma",

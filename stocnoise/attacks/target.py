@@ -35,7 +35,7 @@ def ask(
     """
     try:
         answer = model(x) if others is None else others.call(model, x, rows, draws)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         if (reason := _misfit(model, x)) is not None:
             raise ValueError(reason) from error
         raise
@@ -47,16 +47,14 @@ def ask(
 
 def _misfit(model: nn.Module, x: Tensor) -> str | None:
     """Why a model whose forward failed could not take x, if its weights tell: another type or device."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    weights = next(model.parameters(), None)
     if weights is None:
         return None
     if weights.device != x.device:
         return f"the inputs are on {x.device} but the model is on {weights.device}: move one of them"
     if weights.dtype != x.dtype:
-        return (
-            f"the inputs are {x.dtype} but the model's weights {weights.dtype}: give it x.to({weights.dtype}), or "
-            f"change the model, model.to({x.dtype})"
-        )
+        advice = f"convert them to {weights.dtype}" if x.is_floating_point() else "divide images by 255"
+        return f"the model's weights are {weights.dtype}, and it does not take inputs of type {x.dtype}: {advice}"
     return None
 
 

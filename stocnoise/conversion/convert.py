@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from stocnoise.controls import stochastic_layers
+from stocnoise.conversion.changing.disguise import disguise
 from stocnoise.conversion.changing.layers import make_layers, put_in_place
 from stocnoise.conversion.changing.plan import make_plan
 from stocnoise.conversion.changing.revert import revert
@@ -15,11 +18,12 @@ from stocnoise.conversion.changing.sites import Conversion, Plan, Site
 from stocnoise.conversion.changing.subclass import subclasses
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.filters import FilterLike, make_filter
-from stocnoise.conversion.finding.survey import survey
+from stocnoise.conversion.finding.skeleton import not_copyable
+from stocnoise.conversion.finding.survey import Survey, survey
 from stocnoise.conversion.proof import audit, compare
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
 from stocnoise.conversion.rules import Rule, settings
-from stocnoise.errors import ConversionError, NothingConvertedError
+from stocnoise.errors import ConversionError, NothingConvertedError, UnsupportedActivationError
 from stocnoise.layers import StochasticActivation, StocReLUEMA
 
 
@@ -70,7 +74,7 @@ def convert(
     """
     model = unwrap_compiled(model)
     example = example_input if isinstance(example_input, Example) else Example(model, example_input)
-    plan = _plan(model, example, include, exclude)
+    found, plan = _plan(model, [example], include, exclude)
     _require_sites(plan, inplace)
     # All that can fail comes before the first change: making the layers, and rewriting the methods.
     chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
@@ -79,7 +83,7 @@ def convert(
     student = put_in_place(model if inplace else _copy(model), plan.views, layers, classes)
     student._stocnoise_conversion = Conversion.of(plan, layer, example)  # type: ignore[assignment]
     try:
-        audit(student, example, plan)
+        _prove(student, [example], plan, found)
         if check:
             compare(student, example)
     except BaseException:
@@ -98,14 +102,30 @@ def find_sites(
 ) -> list[Site]:
     """The sites that `convert` with the same arguments would convert, in the order of their first call."""
     model = unwrap_compiled(model)
-    return [placement.site for placement in _plan(model, Example(model, example_input), include, exclude).placements]
+    _, plan = _plan(model, [Example(model, example_input)], include, exclude)
+    return [placement.site for placement in plan.placements]
 
 
-def _plan(model: nn.Module, example: Example, include: FilterLike | None, exclude: FilterLike | None) -> Plan:
+def _plan(
+    model: nn.Module, examples: Sequence[Example], include: FilterLike | None, exclude: FilterLike | None
+) -> tuple[Survey, Plan]:
     refuse(model)
     filters = make_filter(include, "include"), make_filter(exclude, "exclude")
-    found = survey(model, example)
-    return make_plan(found.views, (found.train, found.eval), *filters)
+    found = survey(model, examples)
+    return found, make_plan(found.views, [run.record for run in found.runs], *filters)
+
+
+def _prove(student: nn.Module, examples: Sequence[Example], plan: Plan, found: Survey) -> None:
+    """`audit`, and if that fails once more with layers that have the class of what they replaced."""
+    try:
+        audit(student, examples, plan, found)
+    except UnsupportedActivationError as first:
+        if not disguise(layer for _, layer in stochastic_layers(student)):
+            raise
+        try:
+            audit(student, examples, plan, found)
+        except UnsupportedActivationError:
+            raise first from None
 
 
 def _require_sites(plan: Plan, inplace: bool) -> None:
@@ -119,13 +139,19 @@ def _nothing(plan: Plan) -> str:
     message = "this model calls no activation that could be converted"
     if not plan.left:
         return message + ": pass an example_input with which its activations are reached"
-    return message + "".join(f"\n  {item.name or '(root)'}: {item.activation}, {item.reason}" for item in plan.left)
+    listing = "".join(f"\n  {item.name or '(root)'}: {item.activation}, {item.reason}" for item in plan.left)
+    return f"{message}; what is one can be declared with stocnoise.register_activation{listing}"
 
 
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:
+        held = list(not_copyable(model, {}))
+        if held and all(isinstance(value, torch.jit.ScriptFunction) for *_, value in held):
+            return copy.deepcopy(model, {id(value): value for *_, value in held})  # which nothing can change
+        named = [f"{path}.{name}".lstrip(".") for path, name, _ in held]
         raise ConversionError(
-            f"the model cannot be copied ({type(error).__name__}: {error}): use inplace=True to convert it as it is"
+            f"the model cannot be copied, because of {', '.join(named) or 'something in it'} "
+            f"({type(error).__name__}: {error}): use inplace=True to convert it as it is"
         ) from error

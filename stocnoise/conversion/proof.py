@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,50 +16,76 @@ from stocnoise.controls import deterministic
 from stocnoise.conversion.changing.revert import revert
 from stocnoise.conversion.changing.sites import Plan
 from stocnoise.conversion.example import Example
+from stocnoise.conversion.finding.calls import name_of
+from stocnoise.conversion.finding.chance import FIRST, random_state_kept
 from stocnoise.conversion.finding.places import paths_of
-from stocnoise.conversion.finding.probe import name_of, random_state_kept
-from stocnoise.conversion.finding.survey import survey
+from stocnoise.conversion.finding.survey import Run, Survey, survey
 from stocnoise.errors import ConversionError, ExampleInputError, UnsupportedActivationError
 
 
-def audit(student: nn.Module, example: Example, plan: Plan) -> None:
-    """Prove that no activation is called outside a stochastic layer, in train or eval mode, and that every layer runs
-    as often as its site was seen to.
+def audit(student: nn.Module, examples: Sequence[Example], plan: Plan, found: Survey) -> None:
+    """Prove that no activation is called outside a stochastic layer, that every layer runs as often as its site was
+    seen to, and that all else is called as before: the same functions in the same order, on the same shapes.
+
+    Args:
+        student: what was made.
+        examples: what its model was surveyed with.
+        plan: what was to be done.
+        found: what the survey showed of the model.
 
     Raises:
         UnsupportedActivationError: naming what is missed.
     """
+    calls = max(sum(p.calls[number] for p in plan.placements) for number in range(len(found.runs)))
     try:
-        found = survey(student, example)
+        after = survey(student, examples, most=_ENDLESS * calls, whole=plan.entries.keys())
     except ExampleInputError as error:
         raise UnsupportedActivationError(
             f"with its activations replaced the model does not run any more ({error.__cause__}); {_SEVERAL}"
         ) from error
-    paths = paths_of(found.views.model)
-    spared = {item.name for item in plan.left}
+    paths = paths_of(after.views.model)
+    spared = {item.name for item in plan.left} | set(plan.entries)
     missed = {
         name_of(call, paths)
-        for record in (found.train, found.eval)
-        for call in record.calls
-        if not (call.noisy or name_of(call, paths) in spared or name_of(call, paths) in plan.entries)
+        for run in after.runs
+        for call in run.record.calls
+        if not (call.noisy or name_of(call, paths) in spared)
     }
     if missed:
         raise UnsupportedActivationError(
             "these activations are still called without noise; exclude them, or report this: "
             + ", ".join(sorted(missed))
         )
-    ran = {
-        "train": Counter(paths[layer] for layer in found.train.ran),
-        "eval": Counter(paths[layer] for layer in found.eval.ran),
-        "eval, by a fast path of torch": found.unwatched,
-    }
-    for mode, counts in ran.items():
-        expected = {p.path: p.calls[mode.startswith("eval")] for p in plan.placements}
-        wrong = [path for path, times in expected.items() if counts[path] != times]
-        if wrong:
-            raise UnsupportedActivationError(
-                f"in {mode} mode these activations are not called as often as before: {', '.join(wrong)}; {_SEVERAL}"
-            )
+    for number, (before, now) in enumerate(zip(found.runs, after.runs, strict=True)):
+        expected = {p.path: p.calls[number] for p in plan.placements}
+        _require_counts(str(now), expected, Counter(paths[layer] for layer in now.record.ran))
+        _require_same(before, now)
+    unwatched = [not run.training and run.chance == FIRST for run in after.runs]
+    expected = {p.path: sum(itertools.compress(p.calls, unwatched)) for p in plan.placements}
+    _require_counts("eval, by a fast path of torch", expected, after.unwatched)
+
+
+def _require_counts(mode: str, expected: Mapping[str, int], counts: Mapping[str, int]) -> None:
+    wrong = [path for path, times in expected.items() if counts[path] != times]
+    if wrong:
+        raise UnsupportedActivationError(
+            f"in {mode} mode these activations are not called as often as before: {', '.join(wrong)}; {_SEVERAL}"
+        )
+
+
+def _require_same(before: Run, now: Run) -> None:
+    pairs = itertools.zip_longest(before.record.functions, now.record.functions)
+    different = next(((a, b) for a, b in pairs if a != b), None)
+    if different is not None:
+        was, does = (call[0] if call else "nothing" for call in different)
+        raise UnsupportedActivationError(
+            f"in {now} mode the model computes something else with its activations replaced ({was} before, {does} "
+            "now): it asks one of its activation modules for what a stochastic layer does not have, such as the name "
+            "of its class. Let it ask something else, or exclude that activation"
+        )
+
+
+_ENDLESS = 10
 
 
 _SEVERAL = (
@@ -75,14 +104,22 @@ def compare(student: nn.Module, example: Example) -> None:
     modes = [(module, module.training) for module in student.modules()]
     with random_state_kept(student):
         given = example.map(lambda t: torch.randn_like(t) if t.is_floating_point() else t)
-    outputs = []
     try:
-        for model, quiet in ((teacher, nullcontext()), (student.eval(), deterministic(student))):
-            args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, given)
-            with torch.no_grad(), random_state_kept(model), quiet:
-                outputs.append([leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)])
+        try:
+            outputs = _outputs(teacher, student.eval(), given)
+        except Exception:  # numbers that mean something, such as indices in a table
+            outputs = _outputs(teacher, student.eval(), (example.args, example.kwargs))
     finally:
         for module, training in modes:
             module.training = training
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*outputs, strict=True)):
         raise ConversionError("without noise the student does not compute what the model computes; report this")
+
+
+def _outputs(teacher: nn.Module, student: nn.Module, given: Any) -> list[list[torch.Tensor]]:
+    outputs = []
+    for model, quiet in ((teacher, nullcontext()), (student, deterministic(student))):
+        args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, given)
+        with torch.no_grad(), random_state_kept(model), quiet:
+            outputs.append([leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)])
+    return outputs

@@ -27,6 +27,8 @@ class Row:
     sigma: float
     """Mean of σ over the channels."""
     batches: int
+    reason: str = ""
+    """Why it is an activation that stood there, where that was told from its values."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Summary:
             )
             for row in self.rows
         ]
-        return "\n".join([title, "", table(header, lines, right=3), *left_lines(self.left)])
+        found = [LeftAlone(row.site, row.activation, row.reason) for row in self.rows if row.reason]
+        told = grouped_lines("written by hand:", found)
+        return "\n".join([title, "", table(header, lines, right=3), *told, *left_lines(self.left)])
 
 
 def summary(model: nn.Module) -> Summary:
@@ -94,6 +98,7 @@ def _row(path: str, layer: StochasticActivation, site: Site | None) -> Row:
         gamma=layer.gamma.item(),
         sigma=layer.sigma.mean().item(),
         batches=int(layer.num_batches_tracked.item()),
+        reason=site.reason if site else "",
     )
 
 
@@ -103,12 +108,17 @@ def _kinds(rows: Iterable[Row]) -> list[str]:
 
 def left_lines(left: Sequence[LeftAlone]) -> list[str]:
     """What was left alone, a line for each activation and reason."""
-    if not left:
+    return grouped_lines("left alone:", left)
+
+
+def grouped_lines(title: str, items: Sequence[LeftAlone]) -> list[str]:
+    """A line for each activation and reason, with the first of their names."""
+    if not items:
         return []
     groups: dict[tuple[str, str], list[str]] = {}
-    for item in left:
+    for item in items:
         groups.setdefault((item.activation, item.reason), []).append(item.name or "(root)")
-    lines = ["", "left alone:"]
+    lines = ["", title]
     for (activation, reason), names in groups.items():
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         lines.append(f"  {len(names)} × {activation} ({reason}): {shown}")

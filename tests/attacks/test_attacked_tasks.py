@@ -202,7 +202,7 @@ def test_libraries_refuse_other_inputs_and_masks(attack):
 
 
 def test_inputs_of_another_type_than_the_weights_are_told_apart():
-    with pytest.raises(ValueError, match=r"torch.float32 but the model's weights torch.float64"):
+    with pytest.raises(ValueError, match=r"inputs of type torch.float32: convert them to torch.float64"):
         PGD()(net(8, 4).double(), X, torch.zeros(32, dtype=torch.long))
 
 

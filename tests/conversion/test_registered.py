@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import stocnoise
+from stocnoise.conversion.finding import catalog
 from tests.conversion_checks import converted, layers, sites
 
 X = torch.randn(2, 3, 8, 8)
@@ -149,15 +150,59 @@ def test_compiled_and_exported() -> None:
     torch.testing.assert_close(torch.export.export(student, (X,)).module()(X), student(X))
 
 
-def test_a_class_that_is_not_registered_is_not_seen() -> None:
-    class Unknown(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.sin(x)
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers ends with it."""
+    monkeypatch.setattr(catalog, "_registered", dict(catalog._registered))
 
-    with pytest.raises(stocnoise.NothingConvertedError):
-        stocnoise.convert(nn.Sequential(nn.Linear(3, 4), Unknown()), torch.zeros(2, 3))
-    with pytest.raises(TypeError, match="subclass"):
-        stocnoise.register_activation(torch.sin)  # type: ignore[arg-type]
+
+class Gaussian(nn.Module):
+    """Bounded, so a gate by its values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(-x * x)
+
+
+def test_a_declaration_overrules_what_the_values_say(registry: None) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), Gaussian(), nn.Linear(4, 4), nn.ReLU())
+    x = torch.randn(8, 3)
+    student = stocnoise.convert(model, x)
+    assert set(layers(student)) == {"3"}
+    assert [(item.name, item.activation) for item in stocnoise.summary(student).left] == [("1", "Gaussian")]
+    stocnoise.register_activation(Gaussian)
+    assert set(layers(converted(model, x))) == {"1", "3"}
+    stocnoise.register_gate(Gaussian)
+    assert set(layers(stocnoise.convert(model, x))) == {"3"}
+    (left,) = stocnoise.summary(stocnoise.convert(model, x)).left
+    assert left.reason == "registered as a gate"
+
+
+class Bounded(nn.Module):
+    """tanh in three spellings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.act = nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.b(self.act(self.a(x)))).tanh()
+
+
+def test_a_function_of_torch_may_be_declared(registry: None) -> None:
+    x = torch.randn(8, 3)
+    with pytest.raises(stocnoise.NothingConvertedError, match="register_activation"):
+        stocnoise.convert(Bounded(), x)
+    assert stocnoise.register_activation(torch.tanh) is torch.tanh
+    assert set(layers(converted(Bounded(), x))) == {"act", "tanh_0", "tanh_1"}
+    stocnoise.register_gate(torch.relu)
+    assert set(layers(converted(nn.Sequential(Bounded(), nn.ReLU()), x))) == {"0.act", "0.tanh_0", "0.tanh_1"}
+
+
+def test_only_classes_and_functions_of_torch_can_be_declared() -> None:
+    for declare in (stocnoise.register_activation, stocnoise.register_gate):
+        for thing in (nn.ReLU(), "relu", lambda x: x, Tensor, 3):
+            with pytest.raises(TypeError, match=r"torch\.nn\.Module.*function of torch"):
+                declare(thing)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("name", ["B0", "B1", "B2", "S0", "S0a", "S1", "S1a", "S2", "S2a", "Tlu", "Act"])

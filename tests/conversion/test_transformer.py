@@ -130,13 +130,7 @@ def test_modules_from_a_table(name: str) -> None:
     assert_same_function(teacher, stocnoise.convert(teacher, X), X)
 
 
-def test_a_class_that_computes_by_itself_must_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stocnoise.conversion.finding import catalog
-
-    with pytest.raises(stocnoise.NothingConvertedError, match="tanh"):
-        stocnoise.convert(MLP("new"), X)
-    monkeypatch.setattr(catalog, "_registered", set(catalog._registered))
-    stocnoise.register_activation(NewGELU)
+def test_a_class_that_computes_by_itself_is_told_by_its_values() -> None:
     teacher = MLP("new")
     (site,) = sites(teacher, X)
     assert (site.name, site.activation, site.channels) == ("activation_fn", "NewGELU", 20)

@@ -260,7 +260,7 @@ def test_predict_on_every_task():
         ({"x": X}, r'\(48, 1\).*task="binary"'),
         ({"x": X.numpy()}, "must be a tensor, not ndarray"),
         ({"x": X, "task": "multi"}, "task must be one of"),
-        ({"x": X.double()}, "float64 but the model's weights torch.float32"),
+        ({"x": X.double()}, "inputs of type torch.float64: convert them to torch.float32"),
     ],
 )
 def test_predict_refuses_what_it_cannot_mean(given, words):

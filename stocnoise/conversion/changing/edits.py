@@ -11,36 +11,41 @@ from typing import Literal
 from torch import nn
 
 from stocnoise.conversion.finding.invocation import Leaf, Node
-from stocnoise.conversion.finding.source import Position, definition
-from stocnoise.conversion.finding.trace import Method
+from stocnoise.conversion.finding.source import Position, Product, definition
+from stocnoise.conversion.finding.trace import Helper, Method
 from stocnoise.errors import UnsupportedActivationError
+
+How = Literal["replace", "wrap", "let", "rename", "bind", "function", "method", "object"]
 
 
 @dataclass(frozen=True)
 class Edit:
     """What becomes of one call expression. It stands for as many calls as there are targets, in this order.
 
-    `how`: "replace" calls the target with the input instead; "wrap" passes the input through the target first; "rename"
-    calls the target, a method of self in place of the one that is `called`, with the same arguments; "bind" does so
-    without the first of them, which is self. `method` says that the input is what stands before the dot, `seen` that
-    the expression before the arguments is the method that is called. `hoist` counts the calls through the whole method
-    rather than through the function inside it.
+    `how`: "replace" calls the target with the input instead; "wrap" passes the input through the target first; "let"
+    does so once for a product in which the input, `product.x`, stands several times; "rename" calls the target, a
+    method of self in place of the one that is `called`, with the same arguments; "bind" does so without the first of
+    them, which is self; "function", "method" and "object" call the target, a method made of a helper, in place of a
+    function, or with the object before the arguments that had the method, or was called. `method` says that the input
+    is what stands before the dot, `seen` that the expression before the arguments is the method that is called. `hoist`
+    counts the calls through the whole method rather than through the function inside it.
     """
 
     position: Position
-    how: Literal["replace", "wrap", "rename", "bind"]
+    how: How
     targets: tuple[str, ...]
     method: bool = False
     hoist: bool = False
     called: str = ""
     seen: bool = True
+    product: Product | None = None
 
 
 @dataclass(frozen=True)
 class MethodEdit:
     """The edits of one method; `name` is what the result is called in the subclass."""
 
-    method: Method
+    method: Method | Helper
     name: str
     edits: tuple[Edit, ...]
     digest: int
@@ -61,11 +66,11 @@ class Rewritten:
             yield self.entry
         for method in self.methods:
             for edit in method.edits:
-                if edit.how in ("replace", "wrap"):
+                if edit.how in ("replace", "wrap", "let"):
                     yield from edit.targets
 
 
-def digest(method: Method) -> int:
+def digest(method: Method | Helper) -> int:
     """Tells whether the source of `method` has changed since."""
     return zlib.crc32(ast.unparse(definition(method.function().__code__)).encode())
 
@@ -76,7 +81,7 @@ def method_names(nodes: list[Node]) -> dict[int, str]:
     taken: set[str] = set()
     for node in nodes:
         name, number = node.method.name, 0
-        while name in taken or (node.reach == "unbound" and not number):
+        while name in taken or (not number and (node.reach == "unbound" or isinstance(node.method, Helper))):
             number += 1
             name = f"{node.method.name}__{number}"
         taken.add(name)
@@ -95,13 +100,17 @@ def edits(node: Node, attributes: dict[int, str], names: dict[int, str], wrapped
             )
         if isinstance(first, Node):
             targets = tuple(names[id(child)] for child in children)
-            if any(target != first.method.name for target in targets):
-                how: Literal["rename", "bind"] = "bind" if first.reach == "unbound" else "rename"
+            if isinstance(first.method, Helper):
+                assert first.reach == "function" or first.reach == "method" or first.reach == "object"
+                yield Edit(position, first.reach, targets, hoist=hoist, called=str(first.method))
+            elif any(target != first.method.name for target in targets):
+                how: How = "bind" if first.reach == "unbound" else "rename"
                 yield Edit(position, how, targets, hoist=hoist, called=first.method.name, seen=first.reach != "unseen")
         else:
             call = first.calls[0]
             targets = tuple(attributes[id(child)] for child in children)
-            yield Edit(position, "wrap" if id(first) in wrapped else "replace", targets, call.method, hoist)
+            how = "let" if call.product is not None else "wrap" if id(first) in wrapped else "replace"
+            yield Edit(position, how, targets, call.method, hoist, product=call.product)
 
 
 def is_wrapped(leaves: Iterable[Leaf]) -> bool:

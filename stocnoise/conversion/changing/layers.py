@@ -9,6 +9,7 @@ from torch import nn
 
 from stocnoise.activations import Activation
 from stocnoise.conversion.changing.fastpath import disable_fast_paths
+from stocnoise.conversion.changing.holders import Exchange
 from stocnoise.conversion.changing.sites import Plan
 from stocnoise.conversion.changing.views import put_views
 from stocnoise.layers import Notice, StochasticActivation
@@ -43,14 +44,14 @@ def make_layers(
 def put_in_place(
     model: nn.Module,
     views: Iterable[str],
-    layers: Mapping[str, tuple[StochasticActivation, bool]],
+    made: Mapping[str, tuple[StochasticActivation, bool]],
     classes: Mapping[str, type[nn.Module]],
 ) -> nn.Module:
     """Put the layers into their places. Nothing here can fail."""
     put_views(model, views)
     owners = {path: model.get_submodule(path) for path in classes}
-    hooked: set[nn.Module] = set()
-    for path, (layer, replaces) in layers.items():
+    stands: dict[nn.Module, list[nn.Module]] = {}
+    for path, (layer, replaces) in made.items():
         parent, _, name = path.rpartition(".")
         if replaces:
             old = model.get_submodule(path)
@@ -58,15 +59,25 @@ def put_in_place(
             if isinstance(layer.activation, nn.Module):
                 layer.activation = old
             else:
-                _take_hooks(layer, old, first=old not in hooked)
-                hooked.add(old)
+                _take_hooks(layer, old, first=old not in stands)
+            _take_attributes(layer, old)
+            stands.setdefault(old, []).append(layer)
             if not path:
                 return layer
         model.get_submodule(parent)._modules[name] = layer
+    before = {owner: type(owner) for owner in owners.values()}
     for path, owner in owners.items():
         owner.__class__ = classes[path]
+    Exchange({old: layers[0] for old, layers in stands.items() if len(layers) == 1}, before).everywhere(model)
     disable_fast_paths(model)
     return model
+
+
+def _take_attributes(layer: nn.Module, old: nn.Module) -> None:
+    """What a model may ask its activation module for, as far as the layer has nothing else under that name."""
+    for name, value in vars(old).items():
+        if not hasattr(layer, name):
+            vars(layer)[name] = value
 
 
 _HOOKS = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stocnoise.conversion.changing.edits import digest
-from stocnoise.conversion.finding.catalog import ACTIVATIONS
-from stocnoise.conversion.finding.probe import Call
+from stocnoise.conversion.finding.calls import Call
+from stocnoise.conversion.finding.catalog import activation_reader
 from stocnoise.conversion.finding.source import SourceUnavailableError
 from stocnoise.conversion.finding.trace import UNKNOWN
 
@@ -18,9 +18,14 @@ def obstacle(call: Call) -> str | None:
     if call.trace is None:
         return f"{call.name} is called by no method of a module"
     last = call.trace.links[-1].method
+    if call.hidden:
+        return f"{call.name} is called in code that is compiled, in {last}, where no noise can be added"
     if call.trace.helper is not None and not call.trace.thin:
-        return f"{call.name} is called in the function {call.trace.helper}, not in a method of the module ({last})"
-    if call.trace.helper is None and not _calls_activation(call):
+        helper = call.trace.helper
+        return f"{call.name} is called in the function {helper}, which cannot be rewritten for one module ({last})"
+    if call.written_out and call.product is None and not call.trace.thin:
+        return f"{call.name} is written out in {last}: write it as one expression of a variable"
+    if call.trace.helper is None and not call.written_out and not _calls_activation(call):
         return f"{last} hands {call.name} to another function instead of calling it"
     try:
         for link in call.trace.links:
@@ -36,9 +41,6 @@ def _calls_activation(call: Call) -> bool:
     callee = call.trace.callee
     while isinstance(callee, functools.partial):
         callee = callee.func
-    if callee is UNKNOWN or callee is call.module or isinstance(getattr(callee, "__self__", None), Tensor):
+    if callee is UNKNOWN or isinstance(callee, nn.Module) or isinstance(getattr(callee, "__self__", None), Tensor):
         return True
-    try:
-        return callee in ACTIVATIONS
-    except TypeError:
-        return False
+    return activation_reader(callee) is not None

@@ -13,28 +13,26 @@ from stocnoise.conversion.changing.edits import MethodEdit, digest, edits, is_wr
 from stocnoise.conversion.changing.obstacles import obstacle
 from stocnoise.conversion.changing.sites import Kind, LeftAlone, Placement, Plan, Site
 from stocnoise.conversion.filters import Filter
+from stocnoise.conversion.finding.calls import Call, Record, name_of
 from stocnoise.conversion.finding.invocation import Leaf, Node, grouped, grow, invocation, merge, walk
 from stocnoise.conversion.finding.places import Views, is_plain_leaf, join, paths_of
-from stocnoise.conversion.finding.probe import Call, Record, name_of
-from stocnoise.conversion.finding.trace import Method
+from stocnoise.conversion.finding.trace import Helper, Method
 from stocnoise.errors import UnsupportedActivationError
 
 
 def make_plan(views: Views, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
-    """Plan the conversion of the skeleton `views.model`, of which `records` are, in train and in eval mode."""
-    plan = _Planner(views.model, records, include, exclude).plan()
+    """Plan the conversion of the skeleton `views.model`, of which `records` are."""
+    plan = _Planner(views, records, include, exclude).plan()
     plan.views = views.paths([*(placement.path for placement in plan.placements), *plan.methods])
     return plan
 
 
 class _Planner:
-    def __init__(
-        self, model: nn.Module, records: Sequence[Record], include: Filter | None, exclude: Filter | None
-    ) -> None:
-        self.model = model
+    def __init__(self, views: Views, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> None:
+        self.views, self.model = views, views.model
         self.records = records
         self.include, self.exclude = include, exclude
-        self.paths = paths_of(model)
+        self.paths = paths_of(self.model)
         self.result = Plan()
         self.refused: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -42,7 +40,6 @@ class _Planner:
         self.first: dict[str, int] = {}  # by the path of a layer, when it is first called
 
     def plan(self) -> Plan:
-        self.in_train = {id(call) for call in self.records[0].calls}
         calls = list(itertools.chain.from_iterable(record.calls for record in self.records))
         self.order = {id(call): number for number, call in enumerate(calls)}
         alone = self._called_once()
@@ -96,7 +93,7 @@ class _Planner:
     # Shared modules and functional calls: their owner's methods are rewritten.
 
     def _rewrite(self, records: list[list[Call]]) -> None:
-        roots: dict[tuple[nn.Module, Method], Node] = {}
+        roots: dict[tuple[nn.Module, Method | Helper], Node] = {}
         for calls in records:
             wanted = [
                 call for call in calls if not self._filtered(name_of(call, self.paths), call, self._subject(call))
@@ -159,10 +156,11 @@ class _Planner:
             return
         dims = len(call.shape)
         channel_dim = -1 if call.channel_dim == dims - 1 and dims > 2 else call.channel_dim
-        site = Site(name, kind, call.name, call.shape[call.channel_dim], channel_dim, index)
+        site = Site(name, kind, call.name, call.shape[call.channel_dim], channel_dim, index, call.reason)
         inplace = any(c.inplace and c.read_again for c in calls)
         activation = None if wrapped else call.activation
-        times = (sum(id(c) in self.in_train for c in calls), sum(id(c) not in self.in_train for c in calls))
+        mine = {id(c) for c in calls}
+        times = tuple(sum(id(c) in mine for c in record.calls) for record in self.records)
         self.result.placements.append(Placement(site, path, activation, inplace, call.device, like, times))
         self.first[path] = min(self.order[id(c)] for c in calls)
 
@@ -186,11 +184,13 @@ class _Planner:
         return True
 
     def _leave_the_rest(self) -> None:
-        for name, module, reason in itertools.chain.from_iterable(record.left for record in self.records):
-            self._leave(self.paths.get(module, "") if module is not None else "", name, reason)
+        for left in itertools.chain.from_iterable(record.left for record in self.records):
+            self._leave(self.paths.get(left.module, "") if left.module is not None else "", left.name, left.reason)
 
     def _leave_uncalled(self, called: set[nn.Module | None]) -> None:
-        left = {module for record in self.records for _, module, _ in record.left}
+        left = {left.module for record in self.records for left in record.left}
+        called = called.union(*(record.entered for record in self.records))
+        called |= {copy for copy, original in self.views.copied.items() if original in called}
         for module, path in self.paths.items():
             kind = type(module)
             is_activation = kind.__module__ == nn.ReLU.__module__ and is_plain_leaf(module)

@@ -7,6 +7,7 @@ import copy
 from torch import nn
 
 from stocnoise.conversion.changing.fastpath import restore_fast_paths
+from stocnoise.conversion.changing.holders import Exchange
 from stocnoise.conversion.changing.sites import conversion_of, student_in
 from stocnoise.conversion.changing.subclass import rewritten_from
 from stocnoise.conversion.changing.views import remove_views
@@ -36,16 +37,20 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
                 "for example with torch.nn.utils.parametrize.remove_parametrizations"
             )
     remove_views(model)
+    before: dict[nn.Module, type] = {}
     for module in list(model.modules()):
         if (made := rewritten_from(module)) is not None:
             for name in made.layers():
                 del module._modules[name]
+            before[module] = type(module)
             module.__class__ = made.cls
     if isinstance(model, StochasticActivation):
         model = model.replaced[0]
+    originals: dict[nn.Module, nn.Module] = {}
     for _, parent, name, child in list(slots(model)):
         if isinstance(child, StochasticActivation):
-            parent._modules[name] = child.replaced[0].train(child.training)
+            parent._modules[name] = originals[child] = child.replaced[0].train(child.training)
+    Exchange(originals, before).everywhere(model)
     restore_fast_paths(model)
     vars(model).pop("_stocnoise_conversion", None)
     return model

@@ -11,20 +11,28 @@ import copy
 import linecache
 import zlib
 from collections.abc import Callable
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
+from stocnoise.conversion.changing.binding import Replaced, bind_before
 from stocnoise.conversion.changing.edits import Edit, MethodEdit
-from stocnoise.conversion.finding.source import definition, end_of
-from stocnoise.conversion.finding.trace import Method, nested_codes
-from stocnoise.errors import UnsupportedActivationError
+from stocnoise.conversion.finding.source import calls_in, definition, end_of, place_of
+from stocnoise.conversion.finding.trace import Helper, Method, function_of, nested_codes
+from stocnoise.errors import ConversionError, UnsupportedActivationError
 
 
-def rewrite(edit: MethodEdit) -> Any:
+def rewrite(edit: MethodEdit, method: Method) -> Any:
     """What stands under the name of the method in its class, with the edits made, in the same decorators."""
-    attribute = vars(edit.method.cls)[edit.method.name]
-    original = edit.method.function()
-    return _rewrap(attribute, original, _compile(edit, original), edit.method)
+    attribute = vars(method.cls)[method.name]
+    original = method.function()
+    return _rewrap(attribute, original, _compile(edit, original, method.cls.__name__), method)
+
+
+def rewrite_helper(edit: MethodEdit, helper: Helper) -> FunctionType:
+    """The function as a method: a copy with the edits made, and before its arguments the module that it works for."""
+    original = helper.function()
+    *_, cls, _ = ["Helper", *original.__qualname__.split(".")]
+    return _compile(edit, original, cls if cls.isidentifier() else "Helper", own_self=True)
 
 
 def _rewrap(attribute: Any, old: FunctionType, new: FunctionType, method: Method) -> Any:
@@ -67,8 +75,41 @@ def _function(code: CodeType, like: FunctionType, closure: tuple[CellType, ...])
     return made
 
 
-def _compile(edit: MethodEdit, original: FunctionType) -> FunctionType:
+def _held(callee: Any, expected: str) -> Any:
+    """What a helper is called on: the object that has the method `callee`, or is called itself."""
+    function = function_of(callee)
+    if function is None or function.__qualname__ != expected:
+        raise ConversionError(
+            f"{expected} has been exchanged for {callee!r} since the conversion: exchange it in the model, and convert "
+            "that anew"
+        )
+    return callee.__self__ if isinstance(callee, MethodType) else callee
+
+
+_OURS: dict[str, Any] = {"_stocnoise_iter": iter, "_stocnoise_next": next, "_stocnoise_held": _held}
+_SELF = "_stocnoise_self"
+
+
+def _with_self(node: Any, edit: MethodEdit) -> Any:
+    """A function as a method: with one more argument, and a lambda as a `def`."""
+    if any(isinstance(call.func, ast.Name) and call.func.id == "super" for call in calls_in(node)):
+        raise UnsupportedActivationError(
+            f"{edit.method} calls super(), so it cannot be rewritten: exclude its activations"
+        )
+    arguments = node.args.posonlyargs or node.args.args
+    arguments.insert(0, ast.arg(_SELF))
+    if isinstance(node, ast.Lambda):
+        made = ast.parse("def helper(): ...").body[0]
+        assert isinstance(made, ast.FunctionDef)
+        made.args, made.body = node.args, [ast.Return(node.body)]
+        return made
+    return node
+
+
+def _compile(edit: MethodEdit, original: FunctionType, cls: str, own_self: bool = False) -> FunctionType:
     node = copy.deepcopy(definition(original.__code__))
+    if own_self:
+        node = _with_self(node, edit)
     if not isinstance(node, ast.FunctionDef):
         raise UnsupportedActivationError(
             f"{edit.method} is no `def`, so it cannot be rewritten: exclude its activations"
@@ -77,12 +118,11 @@ def _compile(edit: MethodEdit, original: FunctionType) -> FunctionType:
     rewriter = _Rewriter(edit, node)
     rewriter.visit(node)
     rewriter.require_all()
-    cells = {"_stocnoise_iter": CellType(iter), "_stocnoise_next": CellType(next)}  # under names that nobody shadows
+    # Under names that nobody shadows.
+    cells = {name: CellType(value) for name, value in _OURS.items()}
     cells.update(zip(original.__code__.co_freevars, original.__closure__ or (), strict=True))
     # Inside a class, for private names and super(), and a function, whose arguments stand for the closure.
-    around = ast.parse(
-        f"def closure({', '.join(n for n in cells if n != '__class__')}):\n class {edit.method.cls.__name__}: ..."
-    )
+    around = ast.parse(f"def closure({', '.join(n for n in cells if n != '__class__')}):\n class {cls}: ...")
     around.body[0].body[0].body = [node]  # type: ignore[attr-defined]
     text = ast.unparse(ast.fix_missing_locations(around))
     file = f"<stocnoise: {edit.method} {zlib.crc32(text.encode()):08x}>"
@@ -99,6 +139,9 @@ class _Rewriter(ast.NodeTransformer):
     def __init__(self, edit: MethodEdit, node: ast.FunctionDef) -> None:
         self._method = edit.method
         self._edits = {e.position: e for e in edit.edits}
+        for number, apart in enumerate((e for e in edit.edits if e.product and not e.product.whole), start=1):
+            bound = bind_before(node, self._edits.pop(apart.position), number)
+            self._edits[bound.position] = bound
         arguments = [*node.args.posonlyargs, *node.args.args]
         self._self = arguments[0].arg
         self._scopes: list[list[ast.stmt]] = []  # statements for the top of each function around this place
@@ -118,19 +161,53 @@ class _Rewriter(ast.NodeTransformer):
         node.body[top:top] = self._scopes.pop()
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.Call:
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if (let := self._edits.pop(place_of(node), None)) is not None:
+            return self._let(node, let)
         edit = self._edits.pop(end_of(node), None)
         self.generic_visit(node)
         if edit is None:
             return node
         if edit.how in ("rename", "bind"):
             return self._rename(node, edit)
+        if edit.how in ("function", "method", "object"):
+            if edit.how != "function":
+                held = ast.Name("_stocnoise_held", ast.Load())
+                node.args.insert(0, ast.Call(held, [node.func, ast.Constant(edit.called)], []))
+            node.func = self._target(edit)
+            return node
         read, write = self._input(node, edit)
         noisy = ast.Call(self._target(edit), [read], [])
         if edit.how == "replace":
             return noisy
         write(noisy)
         return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if (let := self._edits.pop(place_of(node), None)) is not None:
+            return self._let(node, let)
+        self.generic_visit(node)
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
+        """`x *= gate(x)` becomes `x = x.mul_(gate(x))`, which is what it does."""
+        if (let := self._edits.pop(place_of(node), None)) is None:
+            self.generic_visit(node)
+            return node
+        read = copy.deepcopy(node.target)
+        read.ctx = ast.Load()
+        name = "mul_" if isinstance(node.op, ast.Mult) else "div_"
+        product = ast.copy_location(ast.Call(ast.Attribute(read, name, ast.Load()), [node.value], []), node)
+        return ast.Assign([node.target], self._let(product, let), lineno=node.lineno)
+
+    def _let(self, node: ast.expr, edit: Edit) -> ast.expr:
+        """(lambda x: product of x)(layer(x)): wherever an expression may stand, and with every x the same."""
+        self.generic_visit(node)
+        assert edit.product is not None
+        read = ast.parse(edit.product.x, mode="eval").body
+        body = Replaced(edit.product.x, "_stocnoise_x").visit(node)
+        one = ast.arguments([], [ast.arg("_stocnoise_x")], None, [], [], None, [])
+        return ast.Call(ast.Lambda(one, body), [ast.Call(self._target(edit), [read], [])], [])
 
     def _rename(self, node: ast.Call, edit: Edit) -> ast.Call:
         """Call another method; the method itself may also be an argument, as in `checkpoint(self.part, x)`."""

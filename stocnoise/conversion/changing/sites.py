@@ -26,7 +26,8 @@ class Site:
     the function's name. `kind`: "module", called once, and replaced under its own name, or entered through a layer if
     it is a registered activation with weights; "shared", one of several calls of one module; "functional", a call of a
     function. `activation`: its name. `channels`: C, the length of σ. `channel_dim`: where C is in the input's shape.
-    `index`: counts the sites that share a name, in the order of calls.
+    `index`: counts the sites that share a name, in the order of calls. `reason`: why it is an activation, if that was
+    told from its values.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Site:
     channels: int
     channel_dim: int
     index: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Placement:
     device: torch.device
     like: str
     """The path of the module that it takes its mode from, and its hooks if that is the activation."""
-    calls: tuple[int, int]
-    """How often it is called in a run in train mode and in eval mode."""
+    calls: tuple[int, ...]
+    """How often it is called in each run."""
 
 
 @dataclass

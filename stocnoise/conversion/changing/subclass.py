@@ -11,8 +11,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from stocnoise.conversion.changing.edits import Rewritten, digest
-from stocnoise.conversion.changing.rewrite import rewrite
+from stocnoise.conversion.changing.rewrite import rewrite, rewrite_helper
 from stocnoise.conversion.changing.sites import Plan
+from stocnoise.conversion.finding.trace import Helper
 from stocnoise.errors import ConversionError
 
 _subclasses: dict[Rewritten, type[nn.Module]] = {}
@@ -41,9 +42,12 @@ def subclass(wanted: Rewritten) -> type[nn.Module]:
     own: dict[str, Any] = {"forward": _entered(cls, wanted.entry)} if wanted.entry else {}
     inherited: dict[type[nn.Module], dict[str, Any]] = {}
     for edit in methods:
+        if isinstance(edit.method, Helper):
+            own[edit.name] = rewrite_helper(edit, edit.method)
+            continue
         base = edit.method.cls
         namespace = own if base is cls or edit.name != edit.method.name else inherited.setdefault(base, {})
-        namespace[edit.name] = rewrite(edit)
+        namespace[edit.name] = rewrite(edit, edit.method)
     between = [_derive(base, (base,), inherited[base]) for base in cls.__mro__ if base in inherited]
     own["_stocnoise_rewritten"] = wanted
     own["_stocnoise_exhausted"] = _exhausted

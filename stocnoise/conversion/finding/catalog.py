@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -92,36 +92,88 @@ _OPAQUE = {
     },
 }
 
-_registered: set[type[nn.Module]] = set()
+Registered = TypeVar("Registered", type[nn.Module], Callable[..., Any])
+
+# What users declared, classes of modules and functions of torch: "activation" or "gate".
+_registered: dict[Any, str] = {}
 
 
-def register_activation(cls: type[nn.Module]) -> type[nn.Module]:
-    """Declare a module class an activation, so that `convert` adds noise to its input. Usable as a decorator.
+def register_activation(what: Registered) -> Registered:
+    """Declare a class of modules, or a function of torch, an activation: `convert` adds noise to its input.
 
-    Needed only for a class that computes its activation by itself; one that calls a function of torch, such as
-    `F.silu`, is found without this. The module must take its input as the first argument. It may hold parameters and
-    modules of its own: it stays under its name, with its keys, and the noise is added on entry.
+    Needed only where `convert` takes it for a gate or for something else; what it decided is in the summary. A module
+    must take its input as the first argument. It may hold parameters and modules of its own: it stays under its name,
+    with its keys, and the noise is added on entry. A function stands for all its spellings (`torch.tanh`,
+    `Tensor.tanh`, `F.tanh`, in place or not). The last declaration counts. Usable as a decorator of a class.
 
     Example:
+        >>> stocnoise.register_activation(torch.tanh)
         >>> @stocnoise.register_activation
-        ... class Sine(nn.Module):
+        ... class Gaussian(nn.Module):
         ...     def forward(self, x: Tensor) -> Tensor:
-        ...         return torch.sin(x)
+        ...         return torch.exp(-x * x)
 
     Raises:
-        TypeError: `cls` is no class of modules.
+        TypeError: `what` is neither a class of modules nor a function of torch.
     """
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise TypeError(f"register_activation takes a subclass of torch.nn.Module, not {cls!r}")
-    _registered.add(cls)
-    return cls
+    return _register(what, "activation", register_activation)
 
 
-def is_opaque_activation(module: nn.Module) -> bool:
-    """Whether `module` is an activation as a whole, whatever it calls inside.
+def register_gate(what: Registered) -> Registered:
+    """Declare a class of modules, or a function of torch, a gate: `convert` leaves it, and all inside it, as it is.
+
+    The summary lists it. Arguments and errors as in `register_activation`.
+    """
+    return _register(what, "gate", register_gate)
+
+
+def _register(what: Any, kind: str, how: Callable[..., Any]) -> Any:
+    if isinstance(what, type) and issubclass(what, nn.Module):
+        _registered[what] = kind
+        return what
+    name = getattr(what, "__name__", "").partition(".")[0].removesuffix("_")
+    spellings = _spellings(name) if name else []
+    if isinstance(what, type) or what not in spellings:
+        raise TypeError(
+            f"{how.__name__} takes a subclass of torch.nn.Module, or a function of torch such as torch.tanh, not "
+            f"{what!r}: of a function of your own, register the function of torch that it calls, or make it a module"
+        )
+    _registered.update((spelling, kind) for spelling in spellings)
+    return what
+
+
+def activation_reader(function: Any) -> tuple[str, Reader] | None:
+    """The name of an activation, and the reader of its arguments; None for any other function."""
+    kind = _look_up(_registered, function)
+    known = _look_up(ACTIVATIONS, function)
+    if kind == "gate" or (kind is None and known is None):
+        return None
+    return known or (function.__name__.partition(".")[0].removesuffix("_"), _not_fused)
+
+
+def gate_name(function: Any) -> str | None:
+    """The name of a function that is a gate."""
+    kind = _look_up(_registered, function)
+    if kind is not None:
+        return function.__name__.partition(".")[0].removesuffix("_") if kind == "gate" else None
+    found: str | None = _look_up(GATES, function)
+    return found
+
+
+def declared(module: nn.Module) -> str | None:
+    """What `module` is as a whole, whatever it calls inside: "activation", "gate", or None if that is not said.
 
     timm's layers that normalise and activate can be told by `apply_act` to normalise alone.
     """
     classes = type(module).__mro__[:-1]
+    if (kind := next((_registered[cls] for cls in classes if cls in _registered), None)) is not None:
+        return kind
     listed = any(cls.__name__ in _OPAQUE.get(cls.__module__, ()) for cls in classes)
-    return any(cls in _registered for cls in classes) or (listed and getattr(module, "apply_act", True))
+    return "activation" if listed and getattr(module, "apply_act", True) else None
+
+
+def _look_up(table: Mapping[Any, Any], function: Any) -> Any:
+    try:
+        return table.get(function)
+    except TypeError:  # unhashable
+        return None

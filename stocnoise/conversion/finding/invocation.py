@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from stocnoise.conversion.finding.probe import Call
+from stocnoise.conversion.finding.calls import Call
 from stocnoise.conversion.finding.source import Position
-from stocnoise.conversion.finding.trace import Link, Method, Reach
+from stocnoise.conversion.finding.trace import Helper, Link, Method, Reach
 from stocnoise.errors import UnsupportedActivationError
 
 
@@ -26,14 +26,14 @@ class Leaf:
 class Node:
     """A method of an owner as it ran: at each position, in order, the activations and further methods called there."""
 
-    method: Method
+    method: Method | Helper
     reach: Reach = "bound"
     """How it is called by the method above it."""
     children: dict[Position, list[Leaf | Node]] = field(default_factory=dict)
     scopes: dict[Position, set[int]] = field(default_factory=dict)
 
 
-def invocation(call: Call) -> tuple[nn.Module, Method, int]:
+def invocation(call: Call) -> tuple[nn.Module, Method | Helper, int]:
     assert call.trace is not None
     first = call.trace.links[0]
     return call.trace.owner, first.method, first.frame

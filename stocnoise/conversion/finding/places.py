@@ -63,6 +63,7 @@ class Views:
 
     def __init__(self, model: nn.Module, *, leaves_only: bool = False) -> None:
         self.model = model
+        self.copied: dict[nn.Module, nn.Module] = {}  # plain leaves, and of what they are copies
         self._original: dict[nn.Module, nn.Module] = {}
         self._families: dict[nn.Module, list[nn.Module]] = {}
         self._seen: set[nn.Module] = {model}
@@ -80,6 +81,7 @@ class Views:
             place = child
             if child in self._seen and is_plain_leaf(child):
                 place = copy.copy(child)
+                self.copied[place] = self.copied.get(child, child)
             elif child in self._seen and leaves_only:
                 continue
             elif child in self._seen:

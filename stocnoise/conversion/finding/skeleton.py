@@ -34,10 +34,42 @@ def skeleton(model: nn.Module, fake: FakeTensorMode | None) -> nn.Module:
         else:
             memo[id(tensor)] = tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
     with torch.no_grad():
-        duplicate = copy.deepcopy(model, memo)
+        duplicate = _copied(model, memo)
     for original, module in zip(model.modules(), duplicate.modules(), strict=True):
         module.__class__ = type(original)  # a torch.fx.GraphModule makes a class for each copy
     return duplicate
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy that shares what cannot be copied."""
+    known = dict(memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:
+        for _, _, value in not_copyable(model, known):
+            known[id(value)] = value
+        return copy.deepcopy(model, known)
+
+
+def not_copyable(model: nn.Module, memo: dict[int, Any]) -> Iterator[tuple[str, str, Any]]:
+    """What in the attributes of modules cannot be copied: the module's path, the attribute, and the innermost value."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield from ((path, name, found) for found in _stubborn(value, memo))
+
+
+def _stubborn(value: Any, memo: dict[int, Any]) -> Iterator[Any]:
+    if isinstance(value, nn.Module):
+        return
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        held = value.values() if isinstance(value, dict) else value
+        inside = isinstance(value, (dict, list, tuple, set)) and [
+            found for item in held for found in _stubborn(item, memo)
+        ]
+        yield from inside or [value]
 
 
 def own_hooks(model: nn.Module) -> None:

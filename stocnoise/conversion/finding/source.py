@@ -20,9 +20,11 @@ class Position:
 
     line: int
     column: int
+    start: tuple[int, int] = (0, 0)
+    """Of a product, which may end where a call in it ends; (0, 0) for calls."""
 
 
-def end_of(node: ast.expr) -> Position:
+def end_of(node: ast.expr | ast.stmt) -> Position:
     return Position(node.end_lineno or 0, node.end_col_offset or 0)
 
 
@@ -57,6 +59,50 @@ def definition(code: CodeType) -> _Definition:
 def call_at(code: CodeType, position: Position) -> ast.Call | None:
     """The call expression of `code` that ends at `position`."""
     return next((c for c in calls_in(definition(code)) if end_of(c) == position), None)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Where x · gate(x) stands, and how its x is written there."""
+
+    position: Position
+    x: str
+    whole: bool
+    """Whether the gate is computed within the product, from x as it is written."""
+
+
+def product_at(code: CodeType, position: Position) -> ast.expr | ast.AugAssign | None:
+    """The product (or quotient) at `position`, as an expression or a statement."""
+    for node in ast.walk(definition(code)):
+        if isinstance(node, (ast.BinOp, ast.AugAssign, ast.Call)) and position in (place_of(node), end_of(node)):
+            return node
+    return None
+
+
+def place_of(node: ast.expr | ast.stmt) -> Position:
+    """The whole range of `node`."""
+    return Position(node.end_lineno or 0, node.end_col_offset or 0, (node.lineno, node.col_offset))
+
+
+def factors(node: ast.expr | ast.AugAssign) -> list[ast.expr]:
+    """What a product multiplies."""
+    if isinstance(node, ast.BinOp):
+        return [node.left, node.right]
+    if isinstance(node, ast.AugAssign):
+        return [node.target, node.value]
+    assert isinstance(node, ast.Call)
+    if len(node.args) == 1 and isinstance(node.func, ast.Attribute):
+        return [node.func.value, node.args[0]]
+    return node.args
+
+
+def names_in(node: ast.AST) -> Iterator[ast.expr]:
+    """Names, attributes and items, which can be read again without doing anything."""
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.Name, ast.Attribute, ast.Subscript)) and not any(
+            isinstance(part, (ast.Call, ast.NamedExpr, ast.Await)) for part in ast.walk(inner)
+        ):
+            yield inner
 
 
 def calls_in(node: ast.AST) -> Iterator[ast.Call]:

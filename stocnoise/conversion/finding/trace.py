@@ -5,14 +5,23 @@ from __future__ import annotations
 import ast
 import copy
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any, Literal
 
 from torch import nn
 
-from stocnoise.conversion.finding.source import Position, SourceUnavailableError, call_at, is_thin
+from stocnoise.conversion.finding.source import (
+    Position,
+    Product,
+    SourceUnavailableError,
+    call_at,
+    factors,
+    is_thin,
+    names_in,
+    product_at,
+)
 
 # Modules whose functions stand between a model's code and the activation, and are not places of their own.
 _GLUE = {"torch.nn.modules.module", "torch.nn.functional", "torch.overrides", "torch._jit_internal", "torch._ops"}
@@ -36,7 +45,24 @@ class Method:
         return f"{self.cls.__qualname__}.{self.name}"
 
 
-Reach = Literal["bound", "unbound", "unseen"]
+@dataclass(frozen=True)
+class Helper:
+    """A function that is no method of the module on whose behalf it runs: free, static, or of another object."""
+
+    code_of: FunctionType
+
+    @property
+    def name(self) -> str:
+        return self.code_of.__name__.strip("<>_")
+
+    def function(self) -> FunctionType:
+        return self.code_of
+
+    def __str__(self) -> str:
+        return self.code_of.__qualname__
+
+
+Reach = Literal["bound", "unbound", "unseen", "function", "method", "object"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +71,11 @@ class Link:
 
     `frame` tells invocations apart. `scope` is the frame of the innermost `def` around the place: that of the method,
     or of a function inside it. `reach` tells how the next method is called there: as a bound method, as a function of
-    its class, or in a way that is not to be seen from the call.
+    its class, or in a way that is not to be seen from the call. After the methods come helpers, which are called as
+    functions, as methods of other objects, or by calling such an object.
     """
 
-    method: Method
+    method: Method | Helper
     frame: int
     position: Position
     scope: int
@@ -67,7 +94,7 @@ class Trace:
     callee: Any
     """What the expression at the last position calls: `UNKNOWN` where that cannot be told without running it."""
     helper: str | None = None
-    """The name of a function, no method of the owner, that stands between the last link and the activation."""
+    """The name of a function that stands between the last link and the activation, and is no link itself."""
     thin: bool = False
     """Whether that function does nothing but apply the activation to its first argument."""
 
@@ -96,7 +123,8 @@ def nested_codes(code: CodeType) -> Iterator[CodeType]:
 class Tracer:
     """Reads the stack; keeps the frames it has named, so that no two share a number."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Set[nn.Module]) -> None:
+        self._modules = modules  # of the model; a module made while it runs is none of its parts
         self._numbers: dict[FrameType, int] = {}
         self._methods: dict[tuple[type, CodeType], Method | None] = {}
 
@@ -138,15 +166,49 @@ class Tracer:
         links.reverse()
         if not helpers:
             return Trace(owner, tuple(links), callee)
-        thin = all(_is_thin(helper) for helper in helpers)
-        return Trace(owner, tuple(links), callee, helpers[-1].f_code.co_qualname, thin)
+        outermost = helpers[-1].f_code.co_qualname
+        if all(_is_thin(helper) for helper in helpers):
+            return Trace(owner, tuple(links), callee, outermost, thin=True)
+        followed = self._follow(links[-1], callee, helpers)
+        if followed is None:
+            return Trace(owner, tuple(links), callee, outermost)
+        return Trace(owner, (*links[:-1], *followed[0]), followed[1])
+
+    def _follow(self, last: Link, callee: Any, helpers: list[FrameType]) -> tuple[list[Link], Any] | None:
+        """`last` and the links through `helpers` (innermost first), and what is called at the end."""
+        links = [last]
+        outward = list(reversed(helpers))
+        while outward:
+            frame = outward.pop(0)
+            reach = _reach_of_helper(callee, frame)
+            if reach is None:
+                return None
+            function = function_of(callee)
+            assert function is not None
+            family = set(nested_codes(frame.f_code))
+            place = scope = frame
+            while outward and outward[0].f_code in family:
+                place = outward.pop(0)
+                scope = scope if place.f_code.co_name in _INLINE else place
+            links[-1] = replace(links[-1], reach=reach)
+            callee = _callee(place, type(None))
+            numbers = self._number(frame), self._number(scope)
+            links.append(Link(Helper(function), numbers[0], _position(place), numbers[1], "unseen"))
+        return links, callee
+
+    @staticmethod
+    def innermost(frame: FrameType) -> FrameType:
+        """The frame that is no glue."""
+        return next(outer for outer in _outward(frame) if not _is_glue(outer))
 
     def _number(self, frame: FrameType) -> int:
         return self._numbers.setdefault(frame, len(self._numbers))
 
     def _method(self, frame: FrameType) -> tuple[nn.Module, Method] | None:
         module = _first_argument(frame)
-        if not isinstance(module, nn.Module) or frame.f_globals.get("__name__") == "torch.nn.modules.module":
+        if not isinstance(module, nn.Module) or module not in self._modules:
+            return None
+        if frame.f_globals.get("__name__") == "torch.nn.modules.module":
             return None
         key = (type(module), frame.f_code)
         if key not in self._methods:
@@ -181,9 +243,12 @@ def _first_argument(frame: FrameType) -> Any:
 
 
 def _position(frame: FrameType) -> Position:
-    instruction = frame.f_lasti // 2
-    _, line, _, column = next(itertools.islice(frame.f_code.co_positions(), instruction, None))
+    _, line, _, column = _range(frame)
     return Position(line or 0, column or 0)
+
+
+def _range(frame: FrameType) -> tuple[int | None, int | None, int | None, int | None]:
+    return next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
 
 
 def _is_entry(frame: FrameType, owner: nn.Module) -> bool:
@@ -196,6 +261,27 @@ def _reach(callee: Any, code: CodeType | None) -> Reach:
     if function is None or function.__code__ is not code:
         return "unseen"
     return "bound" if isinstance(callee, MethodType) else "unbound"
+
+
+def function_of(callee: Any) -> FunctionType | None:
+    """The function that runs when `callee` is called, with nothing around it."""
+    if isinstance(callee, MethodType):
+        callee = callee.__func__
+    elif isinstance(callee, nn.Module):
+        callee = type(callee).forward
+    elif not isinstance(callee, (FunctionType, type)):
+        callee = type(callee).__call__ if callable(callee) else None
+    return callee if isinstance(callee, FunctionType) else None
+
+
+def _reach_of_helper(callee: Any, frame: FrameType) -> Reach | None:
+    """How the function that runs in `frame` is called, if it can be told, and is no part of torch."""
+    function = function_of(callee)
+    if function is None or function.__code__ is not frame.f_code or function.__module__.split(".")[0] == "torch":
+        return None
+    if isinstance(callee, FunctionType):
+        return "function"
+    return "method" if isinstance(callee, MethodType) else "object"
 
 
 def _is_thin(frame: FrameType) -> bool:
@@ -226,8 +312,41 @@ def _callee(frame: FrameType, cls: type) -> Any:
         return UNKNOWN
     if call is None or any(isinstance(node, (ast.Call, ast.NamedExpr, ast.Await)) for node in ast.walk(call.func)):
         return UNKNOWN  # to tell what f()(x) calls, f would have to run again
-    expression = ast.Expression(_Mangler(cls).visit(copy.deepcopy(call.func)))
+    return _evaluate(call.func, frame, cls)
+
+
+def _evaluate(node: ast.expr, frame: FrameType, cls: type) -> Any:
+    expression = ast.Expression(_Mangler(cls).visit(copy.deepcopy(node)))
+    expression = ast.fix_missing_locations(_Loader().visit(expression))
     try:
         return eval(compile(expression, "<callee>", "eval"), frame.f_globals, dict(frame.f_locals))
     except Exception:
         return UNKNOWN
+
+
+class _Loader(ast.NodeTransformer):
+    """What is assigned to, as it is read."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if hasattr(node, "ctx"):
+            node.ctx = ast.Load()
+        return super().generic_visit(node)
+
+
+def product_in(frame: FrameType, x: Any) -> Product | None:
+    """The product in progress in `frame`, and the expression in it that is `x`; None if that is not to be seen."""
+    line, end_line, column, end_column = _range(frame)
+    position = Position(end_line or 0, end_column or 0, (line or 0, column or 0))
+    try:
+        node = product_at(frame.f_code, position)
+    except SourceUnavailableError:
+        return None
+    if node is None or any(isinstance(part, (ast.NamedExpr, ast.Await, ast.Yield)) for part in ast.walk(node)):
+        return None
+    sides = [
+        {ast.unparse(inner) for inner in names_in(side) if _evaluate(inner, frame, type(None)) is x}
+        for side in factors(node)
+    ]
+    for spelling in sorted(set().union(*sides)):
+        return Product(position, spelling, all(spelling in side for side in sides))
+    return None

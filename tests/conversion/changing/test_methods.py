@@ -217,6 +217,7 @@ class Positional(Base):
         (HelperOfHelper, 4),
         (Recursive, 3),
         (HelperWithKeywords, 2),
+        (StaticHelper, 1),
         (PropertyHelper, 1),
         (HelperHeld, 1),
         (HelperHeldTwice, 2),
@@ -252,7 +253,7 @@ class HelperHanded(Helper):
 
 @pytest.mark.parametrize(
     ("model", "says"),
-    [(StaticHelper, r"the function StaticHelper\._helper"), (HelperHanded, r"write self\._helper")],
+    [(HelperHanded, r"write self\._helper")],
 )
 def test_what_cannot_be_followed_is_refused(model: type[nn.Module], says: str) -> None:
     with pytest.raises(stocnoise.UnsupportedActivationError, match=says):
