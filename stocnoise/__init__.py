@@ -15,6 +15,7 @@ from stocnoise.attacks import (
     Transfer,
     normalized,
 )
+from stocnoise.certification import Certificate, adapt_batch_norm, certify, plot_certificates
 from stocnoise.controls import calibrate, deterministic, fixed_noise, freeze_sigma, set_gamma, stochastic_layers
 from stocnoise.conversion import (
     Site,
@@ -45,6 +46,7 @@ from stocnoise.errors import (
 )
 from stocnoise.evaluation import Report, evaluate, plot_asr
 from stocnoise.files import load, save
+from stocnoise.input_noise import InputNoise, with_input_noise
 from stocnoise.layers import (
     StocEMA,
     StocGELUEMA,
@@ -83,6 +85,7 @@ __all__ = [
     "AutoAttack",
     "Boundary",
     "Callback",
+    "Certificate",
     "CheckpointError",
     "ConversionError",
     "ExampleInputError",
@@ -90,6 +93,7 @@ __all__ = [
     "GammaSchedule",
     "History",
     "HopSkipJump",
+    "InputNoise",
     "KernelsWarning",
     "Learn2Perturb",
     "NonFiniteError",
@@ -121,7 +125,9 @@ __all__ = [
     "UncalibratedWarning",
     "UnsupportedActivationError",
     "WrappedModelError",
+    "adapt_batch_norm",
     "calibrate",
+    "certify",
     "convert",
     "deterministic",
     "evaluate",
@@ -135,6 +141,7 @@ __all__ = [
     "normalized",
     "parameter_groups",
     "plot_asr",
+    "plot_certificates",
     "predict",
     "register_activation",
     "register_gate",
@@ -144,4 +151,5 @@ __all__ = [
     "stochastic_layers",
     "summary",
     "tasks",
+    "with_input_noise",
 ]

@@ -42,7 +42,11 @@ class Others:
 
     def first(self, count: int) -> Others:
         """Those of the first `count` rows."""
-        return Others({key: _rows(value, slice(count)) for key, value in self.entries.items()}, self.attacked)
+        return self.at(slice(count))
+
+    def at(self, rows: Tensor | slice) -> Others:
+        """Those of some rows."""
+        return Others({key: _rows(value, rows) for key, value in self.entries.items()}, self.attacked)
 
     def _follow(self, value: Any, rows: Tensor | None, draws: int) -> Any:
         value = value if rows is None else _rows(value, rows)
@@ -67,7 +71,11 @@ class Batch(NamedTuple):
         return Batch(self.x.to(device, non_blocking=True), self.y.to(device, non_blocking=True), others)
 
     def first(self, count: int) -> Batch:
-        return Batch(self.x[:count], self.y[:count], None if self.others is None else self.others.first(count))
+        return self.at(slice(count))
+
+    def at(self, rows: Tensor | slice) -> Batch:
+        """Some of its rows."""
+        return Batch(self.x[rows], self.y[rows], None if self.others is None else self.others.at(rows))
 
 
 def check_reader(reader: BatchReader) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stocnoise.checks import check_number, check_whole
+from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 
 
@@ -29,6 +30,16 @@ def require_layers(model: nn.Module) -> list[StochasticActivation]:
     return layers
 
 
+def noise_sources(model: nn.Module) -> list[StochasticActivation | InputNoise]:
+    """All that `deterministic` and `fixed_noise` switch: stochastic layers, then noise on the input."""
+    on_inputs = [module for module in model.modules() if isinstance(module, InputNoise)]
+    return [*(layer for _, layer in stochastic_layers(model)), *on_inputs]
+
+
+def _require_noise(model: nn.Module) -> list[StochasticActivation | InputNoise]:
+    return noise_sources(model) or [*require_layers(model)]
+
+
 def set_gamma(model: nn.Module, gamma: float) -> None:
     """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`."""
     check_number("gamma", gamma)
@@ -39,7 +50,7 @@ def set_gamma(model: nn.Module, gamma: float) -> None:
 class _Setting(AbstractContextManager["_Setting"]):
     """An attribute set on every layer at once, and set back on leaving a `with` block."""
 
-    def __init__(self, layers: Iterable[StochasticActivation], name: str, values: Iterable[Any]) -> None:
+    def __init__(self, layers: Iterable[nn.Module], name: str, values: Iterable[Any]) -> None:
         self._name = name
         self._before = []
         for layer, value in zip(layers, values, strict=False):
@@ -57,9 +68,9 @@ class _Setting(AbstractContextManager["_Setting"]):
 def deterministic(model: nn.Module) -> Iterator[None]:
     """Within the block the noise of `model` is off: each stochastic layer is the activation that stood there.
 
-    σ stands still as well. This is a switch of its own, independent of train and eval mode.
+    Noise on the input is off too, and σ stands still. This is a switch of its own, independent of train and eval mode.
     """
-    layers = require_layers(model)
+    layers = _require_noise(model)
     with _Setting(layers, "noise", [False] * len(layers)):
         yield
 
@@ -77,14 +88,18 @@ def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManage
 def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
     """Within the block every call and every row of any batch gets the same noise: one classifier of the student's many.
 
-    Each layer has noise of its own, all of it a function of `seed`. σ still moves in training mode. A row is an
-    entry along dimension 0 of a layer's input. Where that is not the batch, as in a sequence-first model, an answer
-    depends on the whole batch; attacks that rely on fixed noise check this and refuse.
+    Each layer has noise of its own, and the input too, all of it a function of `seed`. σ still moves in training mode.
+    A row is an entry along dimension 0 of a layer's input. Where that is not the batch, as in a sequence-first model,
+    an answer depends on the whole batch; attacks that rely on fixed noise check this and refuse.
     """
-    layers = require_layers(model)
+    layers = _require_noise(model)
     check_whole("seed", seed, least=-(2**63))
     generator = torch.Generator().manual_seed(seed)
-    seeds = [torch.randint(2**63 - 1, (1,), generator=generator).to(layer.sigma.device) for layer in layers]
+    drawn = [torch.randint(2**63 - 1, (1,), generator=generator) for _ in layers]
+    seeds = [
+        int(own) if isinstance(layer, InputNoise) else own.to(layer.sigma.device)
+        for layer, own in zip(layers, drawn, strict=True)
+    ]
     with _Setting(layers, "fixed_seed", seeds):
         yield
 

@@ -14,6 +14,7 @@ from stocnoise.conversion import described
 from stocnoise.conversion.changing.sites import Kind
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.errors import FileFormatError
+from stocnoise.input_noise import InputNoise
 from stocnoise.normalization import Normalized
 
 
@@ -35,6 +36,17 @@ def check(about: Any, tensors: Mapping[str, Tensor]) -> None:
             if prefix + name in tensors or prefix + name in about["aliases"]
         }
         _check_layer(own, entry, f"layers[{i}]", prefix)
+
+
+def apart(model: nn.Module) -> tuple[nn.Module, float | None]:
+    """`model` without noise on its input, and the σ of that noise, whatever `torch.compile` stands around it."""
+    model = unwrap_compiled(model)
+    if isinstance(model, InputNoise):
+        return unwrap_compiled(model.model), model.sigma
+    if isinstance(model, Normalized) and isinstance(model.model, InputNoise):
+        inside = model.model
+        return Normalized(inside.model, model.mean.tolist(), model.std.tolist()), inside.sigma
+    return model, None
 
 
 def normalizations(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -76,6 +88,12 @@ def _figures(low: float) -> schema.Spec:
     return check
 
 
+def _sigma(value: Any, field: str) -> None:
+    schema.number(0)(value, field)
+    if not value:
+        schema.refuse(field, "above 0", value)
+
+
 _STUDENT = schema.record(
     {
         "class": schema.text,
@@ -98,7 +116,10 @@ _STUDENT = schema.record(
         "aliases": schema.mapping(schema.text),
     },
     # Of version 2; an earlier file says nothing of it.
-    {"normalization": schema.mapping(schema.record({"mean": _figures(-math.inf), "std": _figures(0)}))},
+    {
+        "normalization": schema.mapping(schema.record({"mean": _figures(-math.inf), "std": _figures(0)})),
+        "input_noise": _sigma,  # of version 3
+    },
 )
 
 

@@ -16,9 +16,9 @@ from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert, student_in
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.filters import Filter
-from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.conversion.rules import Rule
 from stocnoise.errors import ConversionError, ExampleInputError, FileFormatError
+from stocnoise.input_noise import with_input_noise
 from stocnoise.layers import StochasticActivation
 
 
@@ -26,16 +26,16 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a student: all of its state, and how it was converted.
 
     The file is safetensors; its metadata hold a version, a checksum and one JSON object: class of the model, layers
-    with site, noise, α and γ, the example's shapes, and the mean and std of `normalized`. That may stand inside the
-    student or around it: the file is the same. It appears under `path` whole, or not at all.
+    with site, noise, α and γ, the example's shapes, σ of noise on the input, and the mean and std of `normalized`. That
+    may stand inside the student or around it: the file is the same. It appears under `path` whole, or not at all.
 
     Raises:
         ValueError: `student` was not made by `convert`, its state holds something other than tensors, or its σ, γ or α
             is something that `load` refuses.
         OSError: the file system refused.
     """
+    student, input_noise = description.apart(student)
     conversion = conversion_of(student)
-    student = unwrap_compiled(student)
     found = student_in(student)
     assert found is not None  # `conversion_of` would have said so
     prefix, inner = found
@@ -66,12 +66,15 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     }
     if figures := description.normalizations(student):
         about["normalization"] = figures
+    if input_noise is not None:
+        about["input_noise"] = input_noise
     try:
         description.check(about, tensors)
     except FileFormatError as error:
         raise ValueError(f"this student cannot be saved: {error}") from error
-    # Version 1 says nothing of mean and std; a reader of version 1 would not compare them.
-    storage.write(Path(path), "student", about, tensors, version=2 if figures else 1)
+    # Version 1 says nothing of mean and std, 2 nothing of noise on the input: their readers would leave it out.
+    version = 3 if input_noise is not None else 2 if figures else 1
+    storage.write(Path(path), "student", about, tensors, version)
 
 
 def load(
@@ -141,7 +144,7 @@ def load(
     student.load_state_dict(state)
     for entry in about["layers"]:
         found[entry["path"]].alpha = entry["alpha"]
-    return student
+    return with_input_noise(student, about["input_noise"]) if "input_noise" in about else student
 
 
 def _require_same_normalization(path: str | os.PathLike[str], about: Mapping[str, Any], model: nn.Module) -> None:

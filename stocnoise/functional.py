@@ -64,14 +64,14 @@ def stoc_act(
     Teachers", ICPR 2020, section III.
     """
     operation = Operation(Activation(activation, slope), channel_dim, shared)
-    y, moments = perform(operation, x, sigma, gamma, seed, statistics)
+    y, moments, _ = perform(operation, x, sigma, gamma, seed, statistics)
     return (y, moments) if statistics else y
 
 
 def perform(
     operation: Operation, x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, statistics: bool
-) -> tuple[Tensor, Tensor]:
-    """`stoc_act` of an operation made once: y and the moments, which without `statistics` are of no channel, (3, 0)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`stoc_act` of an operation made once: y, the moments, (3, 0) without `statistics`, and the noise's scale √γ·σ."""
     channel_dim, dims = operation.channel_dim, x.dim()
     if not -dims <= channel_dim < dims or x.shape[channel_dim] != sigma.shape[0]:
         raise ValueError(
@@ -81,16 +81,15 @@ def perform(
         raise ValueError(f"expected a floating-point input, got {x.dtype}")
     if channel_dim < 0:
         operation = Operation(operation.activation, channel_dim + dims, operation.shared)
-    y, moments, _ = ops.apply(x, sigma, gamma, seed, operation, statistics)
-    return y, moments
+    return ops.apply(x, sigma, gamma, seed, operation, statistics)
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     """For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False, context_fn=checkpoint_contexts)`: recompute
     everything but the stochastic activations, whose outputs are kept.
 
-    Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when two
-    forwards come before a backward. Otherwise the layers see to it themselves, and keep nothing.
+    Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when more than
+    16 forwards come before their backwards. Otherwise the layers see to it themselves, and keep no activation.
     """
     return create_selective_checkpoint_contexts([torch.ops.stocnoise.stoc_act.default])
 

@@ -14,6 +14,7 @@ from stocnoise.activations import Activation, Operation
 from stocnoise.distributed import gather_moments
 from stocnoise.errors import ScriptedModelError, UncalibratedWarning
 from stocnoise.ops import transformed
+from stocnoise.recomputation import Passes, recomputing
 
 Function = Activation | Callable[[Tensor], Tensor]
 
@@ -35,11 +36,6 @@ class Notice:
             )
 
 
-def _recomputing() -> bool:
-    """Whether this forward runs inside a backward pass, as the second forward of activation checkpointing does."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
 class StochasticActivation(nn.Module):
     """h'(x) = h(x + √γ · σ_c · z), z ~ N(0, 1) i.i.d. per element, c the element's channel.
 
@@ -48,9 +44,9 @@ class StochasticActivation(nn.Module):
     the noise stays on and σ stands still. The gradient is pathwise: noise and σ are constants of the pass.
 
     Channels whose STD is not finite keep their σ. In a process group STD is that of the global batch. Under activation
-    checkpointing the recomputation sees the σ that the first pass saw and moves nothing; this looks one forward back,
-    so with checkpointing each forward must be followed by its backward. Under `torch.compile`, or to lift that
-    condition, pass `functional.checkpoint_contexts` to the checkpoint.
+    checkpointing the recomputation sees the σ that the first pass saw and moves nothing, for up to 16 forwards before
+    their backward passes, in any order; more are an error, on a GPU NaN gradients. Under `torch.compile`, or for more,
+    pass `functional.checkpoint_contexts` to the checkpoint.
 
     Args:
         num_channels: C, the size of the input along `channel_dim`.
@@ -107,6 +103,7 @@ class StochasticActivation(nn.Module):
         self.sigma_frozen = False
         self.fixed_seed: Tensor | None = None
         self.notice = Notice()
+        self.passes = Passes()
         self.replaced: tuple[nn.Module, ...] = ()  # what stood here, for stocnoise.revert; not a submodule
         self.register_buffer("sigma", torch.zeros(num_channels, device=device))
         self.register_buffer("gamma", torch.tensor(float(gamma), device=device))
@@ -131,16 +128,17 @@ class StochasticActivation(nn.Module):
         update = self.training and self.adaptive and not self.sigma_frozen
         if not update and self.adaptive and not (torch.compiler.is_compiling() or transformed()):
             self._notice_if_uncalibrated()
-        recomputing = update and _recomputing()
-        y, moments = functional.perform(
-            Operation(activation, self.channel_dim, shared=self.fixed_seed is not None),
-            x.clone() if self.inplace else x,
-            self.sigma_before if recomputing else self.sigma,
-            self.gamma,
-            functional.draw_seed(x.device) if self.fixed_seed is None else self.fixed_seed,
-            statistics=update,
+        fixed = self.fixed_seed is not None
+        seed = functional.draw_seed(x.device) if self.fixed_seed is None else self.fixed_seed
+        sigma, gamma, again = self.sigma, self.gamma, update and recomputing()
+        if again:
+            sigma, gamma = self.passes.sigma_and_gamma(seed, fixed) or (self.sigma_before, gamma)
+        operation = Operation(activation, self.channel_dim, shared=fixed)
+        y, moments, scale = functional.perform(
+            operation, x.clone() if self.inplace else x, sigma, gamma, seed, statistics=update
         )
-        if update and not recomputing:
+        if update and not again:
+            self.passes.note(seed, scale, fixed)
             gather_moments(moments, self._move_sigma)
         return y
 

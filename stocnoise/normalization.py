@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.errors import NormalizationWarning
+from stocnoise.input_noise import InputNoise
 
 Figures = float | Sequence[float] | Tensor | None
 
@@ -27,6 +28,8 @@ class Normalized(nn.Module):
         given = [torch.as_tensor(value, dtype=torch.float32, device=first.device) for value in (mean, std)]
         if given[0].shape != given[1].shape or given[0].dim() > 1 or not ((given[1] > 0) & given[1].isfinite()).all():
             raise ValueError(f"mean and std need one entry per channel, std positive, not {mean} and {std}")
+        if isinstance(getattr(model, "_orig_mod", None), InputNoise):
+            raise ValueError("noise on the input comes before mean and std: compile what normalized gives, not before")
         self.model = model
         self.register_buffer("mean", given[0], persistent=False)
         self.register_buffer("std", given[1], persistent=False)
@@ -48,7 +51,10 @@ class Normalized(nn.Module):
                 "std serves inputs without channels"
             )
         shape = [1] * x.dim() if single else [1, -1] + [1] * (x.dim() - 2)
-        return self.model((x - self.mean.to(x).view(shape)) / self.std.to(x).view(shape), *args, **kwargs)
+        model = self.model
+        if isinstance(model, InputNoise):  # it is in pixels, wherever it was put
+            x, model = model.added(x), model.model
+        return model((x - self.mean.to(x).view(shape)) / self.std.to(x).view(shape), *args, **kwargs)
 
 
 def normalized(model: nn.Module, mean: Figures = None, std: Figures = None) -> Normalized:

@@ -1,7 +1,4 @@
-"""Mutations of files with right checksums, guided by the lines of our readers that they reach.
-
-`python -m tests.files_fuzz` looks for new ground and writes what found some into `tests/files/corpus`.
-"""
+"""Mutations of files with right checksums, guided by the lines of our readers that they reach."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"__init__"},
     {"cli"},
-    {"doctor", "hub"},
+    {"doctor", "hub", "certification"},
     {"training", "evaluation", "prediction"},
     {"attacks", "files"},
     {"description"},
@@ -20,13 +20,13 @@ LAYERS = [
     {"controls"},
     {"noises"},
     {"layers"},
-    {"functional", "distributed"},
+    {"recomputation", "functional", "distributed"},
     {"ops"},
     {"implementation"},
     {"kernels"},
     {"aten"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
-    {"threads", "architectures"},
+    {"input_noise", "threads", "architectures", "markup"},
     {"errors"},
 ]
 

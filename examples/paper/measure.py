@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import stocnoise
-from examples.paper.cascade import Cascade
 from examples.paper.images import Batch, Split, batches
 from examples.paper.scale import Budget, Scale
-from stocnoise.attacks import losses
+from stocnoise.evaluation import Averaged
 from stocnoise.evaluation.measured import WORST
+from stocnoise.evaluation.stages import Candidate, Stage
+from stocnoise.evaluation.strongest import Name
 
 BATCH = 250
 
@@ -42,18 +40,6 @@ class Subject:
         attack = self.scale.attacks
         settings = {"steps": attack.steps, "eot": 1, "draws": attack.draws, "checks": False, "progress": False}
         return stocnoise.evaluate(model, data, attacks, eps, seed=self.seed, **(settings | more))
-
-
-class Averaged(nn.Module):
-    """log of the mean softmax over `samples` draws: the averaged predictor, differentiable, for an adaptive attack."""
-
-    def __init__(self, model: nn.Module, samples: int) -> None:
-        super().__init__()
-        self.model, self.samples = model, samples
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.model(x.repeat(self.samples, 1, 1, 1)).unflatten(0, (self.samples, len(x)))
-        return logits.log_softmax(2).logsumexp(0) - torch.tensor(self.samples).log()
 
 
 def plain(subject: Subject) -> dict[str, Any]:
@@ -85,7 +71,7 @@ def strongest(subject: Subject) -> dict[str, Any]:
 
     A model without noise is attacked with as many restarts as a stochastic one with draws.
     """
-    return _strongest(subject, subject.model, subject.stochastic, subject.scale.attacks.strongest)
+    return _strongest(subject, subject.model, subject.scale.attacks.strongest)
 
 
 def averaged(subject: Subject) -> dict[str, Any]:
@@ -95,70 +81,66 @@ def averaged(subject: Subject) -> dict[str, Any]:
     one draw, with more steps, is held against it as well: see `question`.
     """
     attack = subject.scale.attacks
-    budgets = [Budget(each.steps // 2, max(1, each.tries // attack.averaged_samples)) for each in attack.strongest]
-    return _strongest(subject, Averaged(subject.model, attack.averaged_samples).eval(), True, budgets, draws=4)
+    budgets = [Budget(each.steps // 2, each.tries) for each in attack.strongest]
+    return _strongest(subject, Averaged(subject.model, attack.averaged_samples).eval(), budgets, draws=4)
 
 
 def noise_off(subject: Subject) -> dict[str, Any]:
     """The same for the student with its noise switched off at test time."""
     with stocnoise.deterministic(subject.model):
-        return _strongest(subject, subject.model, False, subject.scale.attacks.strongest)
+        return _strongest(subject, subject.model, subject.scale.attacks.strongest)
 
 
-def _strongest(
-    subject: Subject, model: nn.Module, stochastic: bool, budgets: Sequence[Budget], **more: Any
-) -> dict[str, Any]:
+_FIRST: dict[Name, str] = {
+    "pgd": "PGD",
+    "apgd": "APGD",
+    "apgd-margin": "APGD, margin",
+    "frozen draw": "PGD on one frozen draw",
+    "noise off": "PGD with the noise off",
+}
+
+
+def _strongest(subject: Subject, model: nn.Module, budgets: Sequence[Budget], **more: Any) -> dict[str, Any]:
     """Five attacks with the first budget, then APGD on the margin with each further one on the images that are left."""
-    eps, images = subject.scale.training.eps, subject.images(subject.scale.attacks.question_images)
-    x, y = (torch.cat(parts) for parts in zip(*images, strict=True))
     first, *later = budgets
-    report, labels = _five_attacks(subject, model, images, stochastic, first, **more)
-    cascade = Cascade(report.clean.score, [entry.score for entry in report.entries if entry.attack != WORST])
-    stages = [cascade.figures() | {"images": len(x), **dataclasses.asdict(first)}]
-    for budget in later:
-        left = cascade.left
-        attack = stocnoise.APGD(**_settings(budget, stochastic), loss=losses.margin)
-        if len(left):
-            rest = [*zip(x[left].split(BATCH), y[left].split(BATCH), strict=True)]
-            cascade.add(left, subject.evaluate(model, rest, [attack], eps, **more).entries[0].score)
-        stages.append(cascade.figures() | {"images": len(left), **dataclasses.asdict(budget)})
-    found = _figures([report], labels)
-    (worst,) = (each for each in found["attacks"] if each["attack"] == WORST)
-    more_gradients = sum(each["steps"] * each["tries"] * each["images"] for each in stages[1:]) / len(x)
-    worst |= _rounded(cascade.figures())
-    worst["gradients_per_image"] = _rounded(worst["gradients_per_image"] + more_gradients)
-    if later:
-        worst["settings"] += f", in {len(stages)} stages"
+    attack = stocnoise.evaluation.Strongest(
+        (
+            stocnoise.evaluation.Budget(first.steps, first.tries, tuple(_FIRST)),
+            *(stocnoise.evaluation.Budget(each.steps, each.tries, ("apgd-margin",)) for each in later),
+        )
+    )
+    images = subject.images(subject.scale.attacks.question_images)
+    report = subject.evaluate(model, images, [attack], subject.scale.training.eps, eot=first.tries, **more)
+    (entry,) = report.entries
+    found = _figures([report], {entry.attack: WORST})
+    (worst,) = found["attacks"]
+    tried = [
+        worst
+        | _rates(each)
+        | {"attack": _FIRST[cast(Name, each.attack)], "gradients_per_image": _rounded(each.gradients)}
+        for each in entry.stages[0].candidates
+    ]
+    stages = [
+        _rates(stage) | {"images": stage.images, "steps": stage.steps, "tries": stage.tries} for stage in entry.stages
+    ]
     return found | {
+        "attacks": [*tried, worst],
         "clean": report.clean.to_dict(),
-        "stages": _rounded(stages),
-        "per_image": {"clean": _answers(report.clean.score), "attacked": _answers(cascade.worst)},
+        "stages": stages,
+        "per_image": {"clean": _answers(report.clean.score), "attacked": _answers(entry.score)},
     }
 
 
-def _five_attacks(
-    subject: Subject, model: nn.Module, images: list[Batch], stochastic: bool, budget: Budget, **more: Any
-) -> tuple[stocnoise.Report, dict[str, str]]:
-    """Their report, and what the tables call them; three where there is no noise to freeze or to switch off."""
-    settings, eps = _settings(budget, stochastic), subject.scale.training.eps
-    attacks: list[Any] = [
-        stocnoise.PGD(**settings),
-        stocnoise.APGD(**settings),
-        stocnoise.APGD(**settings, loss=losses.margin),
-    ]
-    labels = {"pgd": "PGD", "apgd": "APGD", "apgd #2": "APGD, margin"}
-    if not stochastic:
-        return subject.evaluate(model, images, attacks, eps), labels
-    frozen, off = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
-    pgd = stocnoise.PGD(steps=budget.steps, restarts=max(1, budget.tries // 2))
-    attacks += [stocnoise.Transfer(source=source, attack=pgd) for source in (frozen, off)]
-    labels |= {"transfer": "PGD on one frozen draw", "transfer #2": "PGD with the noise off"}
-    with stocnoise.fixed_noise(frozen, subject.seed), stocnoise.deterministic(off):
-        return subject.evaluate(model, images, attacks, eps, eot=budget.tries, **more), labels
-
-
-def _settings(budget: Budget, stochastic: bool) -> dict[str, Any]:
-    return {"steps": budget.steps, "eot" if stochastic else "restarts": budget.tries}
+def _rates(figures: Stage | Candidate) -> dict[str, Any]:
+    asr, robust = figures.asr, figures.robust_accuracy
+    return _rounded(
+        {
+            "asr": asr.value,
+            "asr_interval": [asr.low, asr.high],
+            "robust_accuracy": robust.value,
+            "robust_accuracy_interval": [robust.low, robust.high],
+        }
+    )
 
 
 def boundary(subject: Subject) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stocnoise.attacks.target import ask
 from stocnoise.batches import Others
-from stocnoise.controls import fixed_noise, stochastic_layers
+from stocnoise.controls import fixed_noise, noise_sources
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
 
@@ -61,7 +61,7 @@ def frozen(
             dimension of some activation is not the batch (a sequence-first model).
     """
     with contextlib.ExitStack() as stack:
-        if any(True for _ in stochastic_layers(model)):
+        if noise_sources(model):
             stack.enter_context(fixed_noise(model, seed))
             _check_rows(model, x, task, others)
         yield _Reseeded(model, seed) if is_stochastic(model, x, task, others) else model

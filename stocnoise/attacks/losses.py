@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stocnoise.attacks.target import Loss
+from stocnoise.attacks.target import Loss, OfMean
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import cross_entropy, margin
 
-__all__ = ["Loss", "cross_entropy", "dlr", "margin"]
+__all__ = ["Loss", "cross_entropy", "dlr", "margin", "mean_probability"]
 
 # Their public place, by which settings in checkpoints know them.
 cross_entropy.__module__ = margin.__module__ = __name__
@@ -25,13 +25,24 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (first - third + 1e-12)
 
 
+def mean_probability(logits: Tensor, y: Tensor) -> Tensor:
+    """−log of the label's mean probability over the draws: what leads a smoothed classifier astray (SmoothAdv).
+
+    `loss=mean_probability` with `eot` draws; the task's own loss is the mean of −log instead. Here for one draw, where
+    the two are one. For the tasks "multiclass" and "binary".
+
+    Source: Salman et al., NeurIPS 2019, equation 6.
+    """
+    return cross_entropy(logits, y)
+
+
 def reads_labels(loss: Loss) -> bool:
     """Whether y is labels for it; a loss of the user's may take anything with a row for each input."""
-    return loss in (cross_entropy, margin, dlr)
+    return loss in (cross_entropy, margin, dlr, mean_probability)
 
 
-def loss_for(task: Task, loss: Loss, targeted: bool = False) -> Loss:
-    """The loss to maximise: for `cross_entropy` and `margin` those of the task, else the given one.
+def loss_for(task: Task, loss: Loss, targeted: bool = False) -> Loss | OfMean:
+    """The loss to maximise: for `cross_entropy`, `margin` and `mean_probability` the task's, else the given one.
 
     Raises:
         ValueError: the loss is one of classes, and the task has none; or it has no targeted form.
@@ -40,6 +51,8 @@ def loss_for(task: Task, loss: Loss, targeted: bool = False) -> Loss:
         raise ValueError("the DLR loss of a wanted class needs the right one too: use margin for a targeted attack")
     if loss is cross_entropy:
         return task.loss
+    if loss is mean_probability and task.name in ("multiclass", "binary"):
+        return OfMean(task.loss)
     if task.name == "multiclass" or not reads_labels(loss):
         return loss
     if loss is margin and task.margin is not None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized
 
@@ -19,7 +20,7 @@ BatchNormMode = Literal["eval", "train"]
 def inner(model: nn.Module) -> nn.Module:
     """The model itself, out of what it is wrapped in."""
     while True:
-        if isinstance(model, Normalized):
+        if isinstance(model, Normalized | InputNoise):
             model = model.model
         elif isinstance(model, DistributedDataParallel):
             model = model.module

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,18 @@ from stocnoise.tasks.multiclass import MULTICLASS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(output (B, …), y) → (B,)."""
+
+
+@dataclass(frozen=True)
+class OfMean:
+    """−log of the mean over the draws of exp(−loss): of a loss −log p the loss of the mean p, not the mean loss."""
+
+    loss: Loss
+
+    def over(self, losses: Tensor) -> Tensor:
+        """(B,) from the losses (draws, B) of each draw."""
+        return math.log(len(losses)) - (-losses).logsumexp(0)
+
 
 # Draws are stacked along the batch up to this many input elements a pass; beyond, they run in turn.
 _ELEMENTS_AT_ONCE = 1 << 20
@@ -62,9 +76,9 @@ class Ascent(NamedTuple):
     """What draws of the noise say at a point x (B, …)."""
 
     losses: Tensor
-    """(draws, B), what the attack maximises."""
+    """(draws, B), what the attack maximises the mean of; (1, B) for a loss `OfMean`."""
     gradient: Tensor
-    """Of the mean loss over the draws, with respect to x alone; of x's shape."""
+    """Of the mean of `losses`, with respect to x alone; of x's shape."""
     fooled: Tensor
     """(B,), the share of draws that answer as the attack wants: wrongly, or, if it is targeted, as it was told."""
 
@@ -132,32 +146,64 @@ class Target:
         passes = [self._forward(stacked(x, k), rows, k).unflatten(0, (k, len(x))) for k in self._passes(x, draws)]
         return torch.cat(passes)
 
-    def ascent(self, x: Tensor, y: Tensor, loss: Loss, rows: Tensor | None = None) -> Ascent:
+    def ascent(self, x: Tensor, y: Tensor, loss: Loss | OfMean, rows: Tensor | None = None) -> Ascent:
         """`eot` draws at x. A gradient that does not exist, or NaN in it, counts as zero: it shows no direction."""
+        if isinstance(loss, OfMean):
+            return self._ascent_of_mean(x, y, loss, rows)
         all_losses, gradient, fooled = [], torch.zeros_like(x), x.new_zeros(len(x))
         for k in self._passes(x, self.eot):
-            point = x.detach().requires_grad_()
-            targets = stacked(y, k)
-            output = self._forward(stacked(point, k), rows, k)
-            losses = loss(output, targets)
-            if losses.shape != (len(output),):
-                raise ValueError(f"the loss must give one value per row, not shape {tuple(losses.shape)}")
+            point, losses, beaten = self._pass(x, y, loss, rows, k)
             if self.targeted:
                 losses = -losses
-            if losses.requires_grad:
-                # A sum, not a mean: no row's gradient depends on the batch size, and none underflows because of it.
-                (part,) = torch.autograd.grad(losses.sum(), point, allow_unused=True)
-                gradient = gradient if part is None else gradient + part
-            all_losses.append(losses.detach().view(k, -1))
-            if self.judges:
-                verdict = (self.task.right if self.targeted else self.task.judge)(output.detach(), targets)
-                fooled = fooled + verdict.view(k, -1).sum(0)
+            # A sum, not a mean: no row's gradient depends on the batch size, and none underflows because of it.
+            gradient = gradient + _gradient(losses.sum(), point)
+            all_losses.append(losses.detach())
+            fooled = fooled + beaten
         return Ascent(torch.cat(all_losses), (gradient / self.eot).nan_to_num_(0.0), fooled / self.eot)
 
-    def losses(self, x: Tensor, y: Tensor, loss: Loss, rows: Tensor | None = None) -> Tensor:
-        """(draws, B), of `eot` fresh draws: what the attack maximises."""
-        losses = torch.stack([loss(output, y) for output in self.outputs(x, rows=rows)])
+    def _ascent_of_mean(self, x: Tensor, y: Tensor, loss: OfMean, rows: Tensor | None) -> Ascent:
+        """∇ −log mean_k exp(−L_k) = Σ_k w_k·∇L_k, w = softmax(−L) over the draws: within passes, then over them."""
+        sums, gradients, fooled = [], [], x.new_zeros(len(x))
+        for k in self._passes(x, self.eot):
+            point, losses, beaten = self._pass(x, y, loss.loss, rows, k)
+            likelihood = (-losses).logsumexp(0)
+            gradients.append(_gradient(-likelihood.sum(), point))
+            sums.append(likelihood.detach())
+            fooled = fooled + beaten
+        shares = torch.stack(sums).softmax(0).to(x)
+        gradient = (torch.stack(gradients) * shares.view(*shares.shape, *[1] * (x.dim() - 1))).sum(0).nan_to_num_(0.0)
+        losses = (math.log(self.eot) - torch.stack(sums).logsumexp(0)).unsqueeze(0)
+        sign = -1 if self.targeted else 1
+        return Ascent(sign * losses, sign * gradient, fooled / self.eot)
+
+    def _pass(
+        self, x: Tensor, y: Tensor, loss: Loss, rows: Tensor | None, k: int
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """A point to take the gradient at, its losses (k, B) in k draws, and how many draws of each row are fooled."""
+        point = x.detach().requires_grad_()
+        targets = stacked(y, k)
+        output = self._forward(stacked(point, k), rows, k)
+        losses = loss(output, targets)
+        if losses.shape != (len(output),):
+            raise ValueError(f"the loss must give one value per row, not shape {tuple(losses.shape)}")
+        if not self.judges:
+            return point, losses.view(k, -1), 0.0
+        verdict = (self.task.right if self.targeted else self.task.judge)(output.detach(), targets)
+        return point, losses.view(k, -1), verdict.view(k, -1).sum(0)
+
+    def losses(self, x: Tensor, y: Tensor, loss: Loss | OfMean, rows: Tensor | None = None) -> Tensor:
+        """Of `eot` fresh draws, as `Ascent.losses`: what the attack maximises the mean of."""
+        single = loss.loss if isinstance(loss, OfMean) else loss
+        losses = torch.stack([single(output, y) for output in self.outputs(x, rows=rows)])
+        if isinstance(loss, OfMean):
+            losses = loss.over(losses).unsqueeze(0)
         return -losses if self.targeted else losses
+
+
+def _gradient(value: Tensor, point: Tensor) -> Tensor:
+    """Of `value` with respect to `point`; zero where it does not depend on it."""
+    part = torch.autograd.grad(value, point, allow_unused=True)[0] if value.requires_grad else None
+    return torch.zeros_like(point) if part is None else part
 
 
 def stacked(x: Tensor, k: int) -> Tensor:

@@ -24,6 +24,7 @@ from stocnoise.conversion.proof import audit, compare
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
 from stocnoise.conversion.rules import Rule, settings
 from stocnoise.errors import ConversionError, NothingConvertedError, UnsupportedActivationError
+from stocnoise.input_noise import check_input_noise, with_input_noise
 from stocnoise.layers import StochasticActivation, StocReLUEMA
 
 
@@ -37,6 +38,7 @@ def convert(
     alpha: float = 0.5,
     gamma: float = 0.01,
     rules: Iterable[Rule] = (),
+    input_noise: float | None = None,
     inplace: bool = False,
     check: bool = False,
 ) -> nn.Module:
@@ -63,15 +65,19 @@ def convert(
         rules: settings of single sites, as pairs of a filter (as `include`; a glob may also name a layer, as `summary`
             prints it) and a dict with any of `layer`, `alpha`, `gamma`. The first rule that matches a site counts:
             `rules=[("layer4.*", {"gamma": 0.0}), (nn.GELU, {"gamma": 0.05, "alpha": 0.1})]`.
+        input_noise: also put noise of this σ, in pixels, before the first layer: the student is then inside
+            `with_input_noise`, and can be certified.
         inplace: change `model` itself rather than a copy.
         check: run both models once on random input, the noise off: the outputs must be equal bit for bit.
 
     Returns:
-        the student; `model` itself with `inplace`.
+        the student; `model` itself with `inplace`, unless it is put behind `input_noise`.
 
     Raises:
         ConversionError: one of its subclasses says why; the model is then unchanged.
     """
+    if input_noise is not None:
+        check_input_noise(input_noise)
     model = unwrap_compiled(model)
     example = example_input if isinstance(example_input, Example) else Example(model, example_input)
     found, plan = _plan(model, [example], include, exclude)
@@ -90,7 +96,7 @@ def convert(
         if inplace:
             revert(student, inplace=True)
         raise
-    return student
+    return student if input_noise is None else with_input_noise(student, input_noise)
 
 
 def find_sites(

@@ -13,6 +13,7 @@ from stocnoise.errors import (
     ScriptedModelError,
     WrappedModelError,
 )
+from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
@@ -56,6 +57,11 @@ def refuse(model: nn.Module) -> None:
             raise QuantizedModelError(
                 f"{where} is quantised ({type(module).__name__}), and integers take no noise: convert the model first, "
                 "and quantise what stocnoise.revert gives"
+            )
+        if isinstance(module, InputNoise):
+            raise ConversionError(
+                f"{where} has noise on its input, which is put there last: convert what is inside, "
+                f"stocnoise.convert(….model, input_noise={module.sigma:g})"
             )
         if isinstance(module, StochasticActivation):
             raise AlreadyConvertedError(

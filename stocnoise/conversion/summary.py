@@ -10,6 +10,7 @@ from torch import nn
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion.changing.sites import LeftAlone, Site, conversion_of, student_in
 from stocnoise.conversion.refuse import unwrap_compiled
+from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 
 
@@ -38,10 +39,14 @@ class Summary:
     model: str
     rows: tuple[Row, ...]
     left: tuple[LeftAlone, ...]
+    input_noise: float | None = None
+    """σ of `with_input_noise`."""
 
     def __str__(self) -> str:
         kinds = [f"{sum(row.kind == kind for row in self.rows)} {kind}" for kind in _kinds(self.rows)]
         title = f"{self.model}: {len(self.rows)} stochastic layers" + (f" ({', '.join(kinds)})" if kinds else "")
+        if self.input_noise is not None:
+            title += f"; noise on the input, σ = {self.input_noise:g}"
         header = ("layer", "kind", "activation", "C", "dim", "γ", "mean σ", "batches")
         lines = [
             (
@@ -69,7 +74,8 @@ def summary(model: nn.Module) -> Summary:
     layers = dict(stochastic_layers(model))
     order = [path for path in sites if path in layers] + [path for path in layers if path not in sites]
     rows = tuple(_row(path, layers[path], sites.get(path)) for path in order)
-    return Summary(type(model).__name__, rows, conversion.left if conversion else ())
+    on_input = [module.sigma for module in model.modules() if isinstance(module, InputNoise)]
+    return Summary(type(model).__name__, rows, conversion.left if conversion else (), on_input[0] if on_input else None)
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], right: int) -> str:

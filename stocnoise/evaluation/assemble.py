@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stocnoise.evaluation.examples import Example, Shown, examples
 from stocnoise.evaluation.inputs import fingerprint
+from stocnoise.evaluation.jobs import AnyJob
 from stocnoise.evaluation.measured import WORST, Clean, Entry
 from stocnoise.evaluation.rates import (
+    Successes,
     accuracy,
     any_successes,
     averaged_successes,
@@ -24,7 +27,8 @@ from stocnoise.evaluation.rates import (
     worst_case,
 )
 from stocnoise.evaluation.scoring import Score
-from stocnoise.evaluation.trials import Job, Key, Tally
+from stocnoise.evaluation.stages import converged, figures
+from stocnoise.evaluation.trials import Key, Tally
 
 
 @dataclass
@@ -34,6 +38,11 @@ class BatchResult:
     clean: Score
     tallies: dict[Key, Tally]
     sums: Tensor
+    shown: Shown | None = None
+    """Rows to look at, without an attack."""
+    rows: list[int] = field(default_factory=list)
+    """Their numbers within the batch."""
+    targets: list[str] = field(default_factory=list)
 
 
 def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:
@@ -45,6 +54,25 @@ def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:
             tallies.setdefault(key, Tally()).add(tally)
     # An attack that gave up on a batch has no figure for all images.
     return clean, {key: tally for key, tally in tallies.items() if len(tally.scores) == len(batches)}
+
+
+def kept_examples(batches: Sequence[BatchResult], tallies: Mapping[Key, Tally], count: int) -> list[Example]:
+    """The first `count` rows that were put aside, under every attack."""
+    numbers: list[int] = []
+    before = 0
+    for batch in batches:
+        numbers += [before + row for row in batch.rows]
+        before += len(batch.clean.averaged)
+    aside = [batch for batch in batches if batch.shown is not None]
+    if not aside:
+        return []
+    targets = [target for batch in aside for target in batch.targets]
+    attacked = {key: _joined(tally.shown) for key, tally in tallies.items()}
+    return list(examples(numbers, targets, _joined([b.shown for b in aside if b.shown is not None]), attacked, count))
+
+
+def _joined(parts: Sequence[Shown]) -> Shown:
+    return Shown(torch.cat([part.x for part in parts]), [answer for part in parts for answer in part.answers])
 
 
 def clean_figures(clean: Score) -> Clean:
@@ -78,11 +106,11 @@ def _more(clean: Score, attacked: Score) -> dict[str, float]:
     return more
 
 
-def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[Job], eps: Iterable[float]) -> list[Entry]:
+def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob], eps: Iterable[float]) -> list[Entry]:
     """One entry for each attack and ε, then the worst case of each ε."""
     scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
     found = [
-        _entry(key, clean, scores[key], tallies[key], str(job.attack))
+        _entry(key, clean, scores[key], tallies[key], job.settings)
         for job in jobs
         for key in job.keys(eps)
         if key in scores
@@ -95,50 +123,51 @@ def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[Job], eps
 
 
 def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str) -> Entry:
-    images = len(attacked.averaged)
-    hit = successes(clean, attacked)
-    return Entry(
-        attack=key[0],
-        eps=key[1],
-        asr=hit.rate,
-        robust_accuracy=accuracy(attacked),
-        vote_asr=vote_successes(clean, attacked).rate.value,
-        averaged_asr=averaged_successes(clean, attacked).rate.value,
-        any_asr=any_successes(clean, attacked).rate.value,
-        images=images,
-        gradients=tally.gradients / images,
-        queries=tally.queries / images,
-        seconds=tally.seconds,
-        median_l2=torch.cat(tally.l2).median().item(),
-        settings=settings,
-        successes=hit,
-        score=attacked,
-        more=_more(clean, attacked),
-    )
+    hit, score = successes(clean, attacked), attacked
+    if tally.stages:  # what is counted must not be what the best of several was chosen by
+        hit, _, score = worst_case(clean, [attacked])
+    return _filled(key, clean, attacked, [tally], settings, hit, score, torch.cat(tally.l2))
 
 
 def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]) -> Entry:
     hit, chosen, unbiased = worst_case(clean, attacked)
-    images = len(chosen)
     l2 = torch.stack([torch.cat(tally.l2) for tally in tallies]).gather(0, chosen[None]).squeeze(0)
-    best = pick(attacked, chosen)
+    settings = f"for each image the best of {len(attacked)} attacks"
+    return _filled((WORST, eps), clean, pick(attacked, chosen), tallies, settings, hit, unbiased, l2)
+
+
+def _filled(
+    key: Key,
+    clean: Score,
+    attacked: Score,
+    tallies: list[Tally],
+    settings: str,
+    hit: Successes,
+    score: Score,
+    l2: Tensor,
+) -> Entry:
+    """An entry for images `attacked`; `hit` and `score` are what ASR and robust accuracy are counted by."""
+    images = len(attacked.averaged)
+    stages = tuple(figures(clean, tallies[0].stages)) if len(tallies) == 1 else ()
     return Entry(
-        attack=WORST,
-        eps=eps,
+        attack=key[0],
+        eps=key[1],
         asr=hit.rate,
-        robust_accuracy=accuracy(unbiased),
-        vote_asr=vote_successes(clean, best).rate.value,
-        averaged_asr=averaged_successes(clean, best).rate.value,
-        any_asr=any_successes(clean, best).rate.value,
+        robust_accuracy=accuracy(score),
+        vote_asr=vote_successes(clean, attacked).rate.value,
+        averaged_asr=averaged_successes(clean, attacked).rate.value,
+        any_asr=any_successes(clean, attacked).rate.value,
         images=images,
         gradients=sum(tally.gradients for tally in tallies) / images,
         queries=sum(tally.queries for tally in tallies) / images,
         seconds=sum(tally.seconds for tally in tallies),
         median_l2=l2.median().item(),
-        settings=f"for each image the best of {len(attacked)} attacks",
+        settings=settings,
         successes=hit,
-        score=unbiased,
-        more=_more(clean, best),
+        score=score,
+        more=_more(clean, attacked),
+        stages=stages,
+        converged=converged(stages),
     )
 
 

@@ -183,7 +183,9 @@ def _noise_alone(other: Successes, base: Successes, how: str) -> Iterator[str]:
 
 
 def entry_warnings(entries: Sequence[Entry]) -> Iterator[str]:
-    """Warnings from the report's own figures: ASR rises with ε, and no black-box attack beats every white-box one."""
+    """Warnings from the report's own figures: ASR rises with ε, the last stage of an attack takes nothing more, and no
+    black-box attack beats every white-box one.
+    """
     by_attack: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.eps is not None:
@@ -196,6 +198,13 @@ def entry_warnings(entries: Sequence[Entry]) -> Iterator[str]:
                     f"{attack} succeeds {100 * gap:.0f} points less often at ε = {stronger.eps:.4g} than at "
                     f"{weaker.eps:.4g}: a larger ball cannot be safer"
                 )
+    for entry in entries:
+        if entry.converged is False:
+            yield (
+                f"{entry.attack} at ε = {entry.eps:.4g} has not converged: its last stage still took "
+                f"{100 * entry.stages[-1].taken:.1f} points of the robust accuracy, which is at most "
+                f"{entry.robust_accuracy.value:.1%}"
+            )
     white = [entry for entry in entries if entry.gradients > 0 and entry.attack in by_attack]
     for entry in entries:
         rivals = [other for other in white if other.eps == entry.eps and other.attack not in (*_BLACK_BOX, WORST)]

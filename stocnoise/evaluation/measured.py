@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from stocnoise.evaluation.rates import Rate, Successes
+from stocnoise.evaluation.rates import Rate, Successes, number
 from stocnoise.evaluation.scoring import Score
+from stocnoise.evaluation.stages import Stage
 
 WORST = "worst case"
 
@@ -37,25 +37,30 @@ class Entry:
     """By image, whether each fresh draw is right under the attack; for the worst case, draws that did not choose it."""
     more: dict[str, float] = field(default_factory=dict)
     """What the task or the attack adds: `row_asr` of whole rows, `miou`, `targeted_asr`."""
+    stages: tuple[Stage, ...] = ()
+    """Of an attack in stages, each with what it took."""
+    converged: bool | None = None
+    """Whether the last stage took next to nothing; None where there is none to tell by."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "attack": self.attack,
             "eps": self.eps,
-            "asr": _number(self.asr.value),
-            "asr_interval": [_number(self.asr.low), _number(self.asr.high)],
+            "asr": number(self.asr.value),
+            "asr_interval": [number(self.asr.low), number(self.asr.high)],
             "robust_accuracy": self.robust_accuracy.value,
             "robust_accuracy_interval": [self.robust_accuracy.low, self.robust_accuracy.high],
-            "vote_asr": _number(self.vote_asr),
-            "averaged_asr": _number(self.averaged_asr),
-            "any_asr": _number(self.any_asr),
+            "vote_asr": number(self.vote_asr),
+            "averaged_asr": number(self.averaged_asr),
+            "any_asr": number(self.any_asr),
             "images": self.images,
             "gradients_per_image": self.gradients,
             "queries_per_image": self.queries,
             "seconds": self.seconds,
             "median_l2": self.median_l2,
             "settings": self.settings,
-            **{name: _number(value) for name, value in self.more.items()},
+            **{name: number(value) for name, value in self.more.items()},
+            **({"stages": [s.to_dict() for s in self.stages], "converged": self.converged} if self.stages else {}),
         }
 
 
@@ -80,7 +85,7 @@ class Clean:
             "spread": self.spread,
             "vote_accuracy": self.vote,
             "averaged_accuracy": self.averaged,
-            **{name: _number(value) for name, value in self.more.items()},
+            **{name: number(value) for name, value in self.more.items()},
         }
 
 
@@ -123,8 +128,3 @@ class Measured:
             raise ValueError(f"the report has no attack {attack!r}, only {', '.join(self.attacks)}")
         points = [(entry.eps, entry.asr) for entry in self.entries if entry.attack == attack and entry.eps is not None]
         return sorted(points)
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN, which an ASR is when nothing was classified correctly to begin with."""
-    return None if math.isnan(value) else value

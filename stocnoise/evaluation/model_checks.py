@@ -9,7 +9,7 @@ from torch import nn
 
 from stocnoise.attacks.losses import Loss, loss_for, margin
 from stocnoise.attacks.modes import left_in_training
-from stocnoise.attacks.target import ask
+from stocnoise.attacks.target import OfMean, ask
 from stocnoise.batches import Batch
 from stocnoise.controls import stochastic_layers
 from stocnoise.evaluation.subject import Subject
@@ -57,7 +57,7 @@ def _output(subject: Subject, batch: Batch) -> Iterator[str]:
 
 
 def _gradients(subject: Subject, batch: Batch, eot: int) -> Iterator[str]:
-    def zero_share(loss: Loss) -> float:
+    def zero_share(loss: Loss | OfMean) -> float:
         gradient = subject.ascent(batch, eot, loss).gradient
         return (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
 
@@ -77,19 +77,24 @@ def _gradients(subject: Subject, batch: Batch, eot: int) -> Iterator[str]:
 
 
 def _rows(subject: Subject, batch: Batch) -> Iterator[str]:
-    if len(batch.x) < 2:
-        return
-    with torch.enable_grad():
-        images = batch.x.detach().clone().requires_grad_()
-        first = ask(subject.model, images, subject.task, batch.others)[0].float()
-        if not first.requires_grad:
-            return
-        (gradient,) = torch.autograd.grad(first.sum() + (first * first).sum(), images, allow_unused=True)
-    if gradient is not None and gradient[1:].abs().max() > 0:
+    if depends_on_batch(subject, batch):
         yield (
             "what the model says about an image depends on the other images of the batch: attacks on a batch then "
             "work on something else than the model that is used image by image"
         )
+
+
+def depends_on_batch(subject: Subject, batch: Batch) -> bool:
+    """Whether the first row's output has a gradient with respect to other rows."""
+    if len(batch.x) < 2:
+        return False
+    with torch.enable_grad():
+        images = batch.x.detach().clone().requires_grad_()
+        first = ask(subject.model, images, subject.task, batch.others)[0].float()
+        if not first.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(first.sum() + (first * first).sum(), images, allow_unused=True)
+    return gradient is not None and bool(gradient[1:].abs().max() > 0)
 
 
 def _noise_on_output(subject: Subject, batch: Batch) -> Iterator[str]:

@@ -10,7 +10,20 @@ from stocnoise.evaluation.measured import WORST, Measured
 from stocnoise.evaluation.rates import Rate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+def blank() -> tuple[Figure, Axes]:
+    """An empty picture that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "stocnoise[examples]"') from error
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
 
 
 def draw(
@@ -20,14 +33,7 @@ def draw(
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """A figure with one line per (label, points), error bars 95 %; with `path` also saved."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "stocnoise[examples]"') from error
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = blank()
     for label, points in curves:
         if not points:
             continue

@@ -22,6 +22,11 @@ class Rate(NamedTuple):
     high: float
 
 
+def number(value: float) -> float | None:
+    """JSON has no NaN, which an ASR is when nothing was classified correctly to begin with."""
+    return None if math.isnan(value) else value
+
+
 def ratio(hits: Tensor, weights: Tensor) -> Rate:
     """Σ a_i / Σ b_i with a 95 % interval over images and draws; NaN if all b are zero.
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stocnoise.evaluation.compare import Comparison
+from stocnoise.evaluation.examples import Example
 from stocnoise.evaluation.measured import Measured
+from stocnoise.evaluation.page import page
 from stocnoise.evaluation.plot import draw
+from stocnoise.evaluation.stage_table import stage_lines
 from stocnoise.evaluation.table import epsilon, percent, table
 from stocnoise.storage import replacing
 
@@ -36,7 +39,19 @@ _MORE = {
 
 @dataclass(frozen=True)
 class Report(Measured):
-    """What `evaluate` found. `print(report)` is a table."""
+    """What `evaluate` found. `print(report)` is a table, `report.to_html(path)` a page."""
+
+    examples: list[Example] = field(default_factory=list, repr=False, compare=False)
+    """Single inputs under each attack, with `evaluate(..., keep_examples=…)`."""
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page in one file that opens offline: warnings, figures, curves, stages, and the examples kept.
+
+        For the pictures say `evaluate(..., keep_examples=12)`.
+        """
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(page(self, self.examples), encoding="utf-8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict()` as JSON; a reader never sees half of it."""
@@ -88,6 +103,7 @@ class Report(Measured):
                 ],
             ),
             "",
+            *(line for entry in self.entries if entry.stages for line in stage_lines(entry)),
             *self._notes(),
         ]
         if self.warnings:

@@ -18,11 +18,15 @@ from stocnoise.attacks.modes import attack_mode
 from stocnoise.batches import Batch, BatchReader, check_reader
 from stocnoise.evaluation import assemble
 from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_warnings
+from stocnoise.evaluation.examples import shown, target_name
 from stocnoise.evaluation.inputs import Counted, batches, image_sums, pixel_model, processes
+from stocnoise.evaluation.jobs import AnyJob, Wish, named_jobs
 from stocnoise.evaluation.model_checks import left_on, model_warnings
 from stocnoise.evaluation.report import Report
+from stocnoise.evaluation.scoring import Score
+from stocnoise.evaluation.strongest import Strongest
 from stocnoise.evaluation.subject import Subject, Wanted
-from stocnoise.evaluation.trials import Budgets, Job, Trial, named_jobs, seed_all
+from stocnoise.evaluation.trials import Budgets, Trial, seed_all
 from stocnoise.normalization import Figures, warn_if_bare
 from stocnoise.tasks import OutputReader, TaskLike, as_task
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: nn.Module,
     data: Iterable[Any],
-    attacks: str | Attack | Sequence[str | Attack] = ("bim", "pgd", "mim", "cw"),
+    attacks: Wish | Sequence[Wish] = ("bim", "pgd", "mim", "cw"),
     eps: float | Tensor | Sequence[float | Tensor] = (2 / 255, 4 / 255, 8 / 255, 16 / 255),
     *,
     task: TaskLike = "multiclass",
@@ -52,6 +56,7 @@ def evaluate(
     max_images: int | None = None,
     checks: bool = True,
     check_images: int = 128,
+    keep_examples: int = 0,
     seed: int = 0,
     progress: bool = True,
     name: str | None = None,
@@ -90,6 +95,8 @@ def evaluate(
         mean, std: if the models expect normalised images; see `normalized`.
         max_images: stop after so many.
         checks: look for signs of false robustness, on the first `check_images` images; failures are `report.warnings`.
+        keep_examples: keep so many inputs under every attack for the pictures of `report.to_html`: the first ones that
+            most draws answer rightly without an attack.
         seed: of everything random; the same seed gives the same report on the same machine and number of processes.
         progress: show a bar.
         name: of the model in the report; default its class.
@@ -107,9 +114,11 @@ def evaluate(
     for label, value in (("eot", eot), ("steps", steps), ("draws", draws), ("check_images", check_images)):
         if value < 1:
             raise ValueError(f"{label} must be at least 1, not {value}")
+    if keep_examples < 0:
+        raise ValueError(f"keep_examples must be at least 0, not {keep_examples}")
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images must be at least 1, not {max_images}")
-    wanted = [attacks] if isinstance(attacks, (str, Attack)) else list(attacks)
+    wanted = [attacks] if isinstance(attacks, str | Attack | Strongest) else list(attacks)
     if transfer_from is not None and "transfer" not in wanted:
         wanted.append("transfer")
     if not wanted:
@@ -129,6 +138,7 @@ def evaluate(
         eot=eot,
         draws=draws,
         seed=seed,
+        keep_examples=keep_examples,
         name=name or type(pixel_model(model, None, None)).__name__,
     )
     run.jobs_for(stochastic=True)  # what cannot run is said before anything is computed
@@ -197,16 +207,17 @@ class _Run:
     model: Counted
     subject: Subject
     source: nn.Module | None
-    wanted: list[str | Attack]
+    wanted: list[Wish]
     eps: Budgets
     norm: Norm
     steps: int
     eot: int
     draws: int
     seed: int
+    keep_examples: int
     name: str
     stochastic: bool = True
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[AnyJob] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     results: dict[int, assemble.BatchResult] = field(default_factory=dict)
     kept: list[Batch] = field(default_factory=list)
@@ -220,7 +231,7 @@ class _Run:
     def images(self) -> int:
         return sum(len(result.clean.averaged) for result in self.results.values())
 
-    def jobs_for(self, stochastic: bool) -> list[Job]:
+    def jobs_for(self, stochastic: bool) -> list[AnyJob]:
         found = named_jobs(
             self.wanted,
             norm=self.norm,
@@ -230,7 +241,7 @@ class _Run:
             stochastic=stochastic,
         )
         smallest = next(iter(self.eps.values()))
-        return [Job(job.label, self.subject.told(job.attack, eps=smallest)) for job in found]
+        return [job.told(self.subject, smallest) for job in found]
 
     def begin(self, batch: Batch) -> None:
         """Learn from the first images whether the model is stochastic, and settle on the budgets."""
@@ -259,16 +270,25 @@ class _Run:
         clean = self.subject.score(batch, self.draws)
         result = assemble.BatchResult(clean, {}, image_sums(batch.x, batch.y))
         answers = self.subject.answers(batch, self.draws)
-        trial = Trial(self.subject, self.model, batch, answers, self.norm, self.draws)
+        aside = self.to_show(clean)
+        if len(aside):
+            result.shown = shown(self.subject, batch, aside, self.draws)
+            result.rows, result.targets = aside.tolist(), [target_name(batch.y[row]) for row in aside.tolist()]
+        trial = Trial(self.subject, self.model, batch, answers, self.norm, self.draws, aside)
         for job in list(self.jobs):
             bar.set_postfix_str(job.label)
             try:
-                result.tallies |= trial.run(job, self.eps, f"{self.seed}/{index}")
+                result.tallies |= job.run(trial, self.eps, f"{self.seed}/{index}")
             except InconsistentAnswersError as error:
                 self.jobs.remove(job)
                 self.warnings.append(f"{job.label} was left out: {error}")
             bar.update()
         self.results[index] = result
+
+    def to_show(self, clean: Score) -> Tensor:
+        """The rows of a batch to keep as examples, as long as some are missing."""
+        missing = self.keep_examples - sum(len(result.rows) for result in self.results.values())
+        return (clean.p > 0.5).nonzero().flatten()[: max(0, missing)]
 
     def check(self, bar: tqdm[Any]) -> None:
         """Look for signs of false robustness on the images put aside."""
@@ -320,6 +340,7 @@ class _Run:
             for key, tally in tallies.items()
             if tally.excess > 1e-4
         ]
+        warnings += dict.fromkeys(note for tally in tallies.values() for note in tally.notes)
         return Report(
             self.name,
             assemble.clean_figures(clean),
@@ -337,4 +358,5 @@ class _Run:
                 stochastic=self.stochastic,
                 **self.subject.settings(),
             ),
+            assemble.kept_examples(ordered, tallies, self.keep_examples),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -74,6 +74,35 @@ class Score:
     def right(self) -> Tensor:
         """What each row adds to an accuracy, (n,)."""
         return self.p if self.parts is None else self.parts.right
+
+    def at(self, rows: Tensor) -> Score:
+        """Of some rows: their numbers, or a mask."""
+        return self._each(lambda value: value[rows])
+
+    def put(self, rows: Tensor, other: Score) -> Score:
+        """With the rows of that number replaced by those of `other`, in order."""
+        values = iter(other._tensors())
+
+        def replaced(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[rows] = next(values)
+            return value
+
+        return self._each(replaced)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Score:
+        def changed(value: Any) -> Any:
+            if value is None:
+                return None
+            return Parts(*map(change, value)) if isinstance(value, Parts) else change(value)
+
+        return Score(*(changed(getattr(self, f.name)) for f in fields(Score)))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for f in fields(Score):
+            value = getattr(self, f.name)
+            if value is not None:
+                yield from value if isinstance(value, Parts) else [value]
 
     @staticmethod
     def cat(parts: list[Score]) -> Score:

@@ -13,7 +13,7 @@ from stocnoise.attacks import Attack
 from stocnoise.attacks.ball import PIXELS, Bounds, clipped
 from stocnoise.attacks.base import check_input, task_of
 from stocnoise.attacks.frozen import is_stochastic
-from stocnoise.attacks.target import Ascent, Loss, Target, ask
+from stocnoise.attacks.target import Ascent, Loss, OfMean, Target, ask
 from stocnoise.batches import Batch
 from stocnoise.evaluation.scoring import Asked, Score, score, unit_probabilities
 from stocnoise.tasks import Task
@@ -43,6 +43,10 @@ class Subject:
     def output(self, batch: Batch) -> Tensor:
         """One draw's output."""
         return ask(self.model, batch.x, self.task, batch.others)
+
+    def outputs(self, batch: Batch, draws: int) -> Tensor:
+        """(draws, B, …)."""
+        return Target(self.model, batch.x.dtype, draws, self.task, others=batch.others).outputs(batch.x)
 
     def check(self, batch: Batch) -> None:
         """ValueError, before any work, if the output or the targets are none of the task's."""
@@ -105,7 +109,7 @@ class Subject:
         complete.check_task(task_of(complete))
         return complete
 
-    def ascent(self, batch: Batch, eot: int, loss: Loss) -> Ascent:
+    def ascent(self, batch: Batch, eot: int, loss: Loss | OfMean) -> Ascent:
         with torch.enable_grad():
             target = Target(self.model, batch.x.dtype, eot, self.task, others=batch.others)
             return target.ascent(batch.x.float(), batch.y, loss)

@@ -14,11 +14,11 @@ import torchvision
 
 import stocnoise
 from examples.paper import images, networks, plane, question, recipes, scale, units
-from examples.paper.cascade import Cascade
 from examples.paper.claims import claims
 from examples.paper.images import Images
 from examples.paper.measure import Averaged
 from examples.paper.results import Figure, Results
+from stocnoise.evaluation.cascade import Cascade
 from stocnoise.evaluation.scoring import Score
 
 SCALES = sorted(path.stem for path in scale.SCALES.glob("*.toml"))

@@ -14,6 +14,7 @@ from stocnoise.conversion.changing.views import remove_views
 from stocnoise.conversion.finding.places import slots
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.errors import ConversionError
+from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized
 
@@ -21,12 +22,14 @@ from stocnoise.normalization import Normalized
 def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The deterministic model back, weights kept: a copy of the student, or the student itself with `inplace`.
 
-    What `normalized` has put around a student stays around the model.
+    What `normalized` has put around a student stays around the model; noise on the input goes.
     """
     conversion_of(model)
     model = unwrap_compiled(model)
     if not inplace:
         model = copy.deepcopy(model)
+    if isinstance(model, InputNoise):
+        return revert(model.model, inplace=True)
     if isinstance(model, Normalized) and student_in(model) != ("", model):
         model.model = revert(model.model, inplace=True)
         return model

@@ -12,6 +12,7 @@ from stocnoise.activations import Activation
 from stocnoise.conversion.changing.edits import MethodEdit
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.refuse import unwrap_compiled
+from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized
 
@@ -109,10 +110,10 @@ class Conversion:
 
 
 def student_in(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What `convert` made in `model`, under any `torch.compile` and `normalized`, after its prefix; None if nothing."""
+    """What `convert` made in `model`, after its prefix, under `torch.compile`, `normalized`, input noise; or None."""
     prefix, inner = "", unwrap_compiled(model)
     while getattr(inner, "_stocnoise_conversion", None) is None:
-        if not isinstance(inner, Normalized):
+        if not isinstance(inner, Normalized | InputNoise):
             return None
         prefix, inner = f"{prefix}model.", unwrap_compiled(inner.model)
     return prefix, inner

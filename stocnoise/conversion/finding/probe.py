@@ -48,8 +48,7 @@ class Prober:
                 stack.callback(handle.remove)
             for context in (_as_written(), seeded(self.model, chance.seed, used), self.fake or nullcontext()):
                 stack.enter_context(context)
-            if not any(isinstance(module, StochasticActivation) for module in self.model.modules()):
-                stack.enter_context(recorder.operators())  # a student has no more of these than its model
+            stack.enter_context(recorder.operators())
             stack.enter_context(recorder)
             output = self.model(*self.args, **self.kwargs)
             record = recorder.finish(output)

@@ -310,9 +310,15 @@ def _callee(frame: FrameType, cls: type) -> Any:
         call = call_at(frame.f_code, _position(frame))
     except SourceUnavailableError:
         return UNKNOWN
-    if call is None or any(isinstance(node, (ast.Call, ast.NamedExpr, ast.Await)) for node in ast.walk(call.func)):
+    if call is None or any(map(_does_something, ast.walk(call.func))):
         return UNKNOWN  # to tell what f()(x) calls, f would have to run again
     return _evaluate(call.func, frame, cls)
+
+
+def _does_something(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return not (isinstance(node.func, ast.Name) and node.func.id == "type")
+    return isinstance(node, (ast.NamedExpr, ast.Await))
 
 
 def _evaluate(node: ast.expr, frame: FrameType, cls: type) -> Any:

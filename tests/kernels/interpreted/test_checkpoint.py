@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -70,17 +71,22 @@ def test_keeping_the_activations_changes_nothing(expected: list[Tensor], compile
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_two_forwards_before_a_backward() -> None:
-    """Exact where the activations are kept."""
+@pytest.mark.parametrize("way", ["kept", "reentrant", "not reentrant"])
+def test_two_forwards_before_a_backward(way: str) -> None:
+    """Exact, whether the activations are kept or made again."""
+    settings: dict[str, Any] = {
+        "kept": {"use_reentrant": False, "context_fn": functional.checkpoint_contexts},
+        "reentrant": {"use_reentrant": True},
+        "not reentrant": {"use_reentrant": False},
+    }[way]
 
     def gradients(run: Callable[[nn.Module, Tensor], Tensor]) -> list[Tensor]:
         model = Stack(run).train()
         torch.manual_seed(5)
-        (model(torch.randn(4, 8, 6, 6)).sum() + model(3 * torch.randn(4, 8, 6, 6)).sum()).backward()
+        x, other = torch.randn(4, 8, 6, 6).requires_grad_(), (3 * torch.randn(4, 8, 6, 6)).requires_grad_()
+        (model(x).sum() + model(other).sum()).backward()
         return [p.grad for p in model.parameters()]
 
-    kept = gradients(
-        lambda block, x: checkpoint(block, x, use_reentrant=False, context_fn=functional.checkpoint_contexts)
-    )
+    kept = gradients(lambda block, x: checkpoint(block, x, **settings))
     for a, b in zip(kept, gradients(lambda block, x: block(x)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)

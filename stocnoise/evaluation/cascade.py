@@ -1,4 +1,4 @@
-"""Several attacks on the same images: the best of all for each, in stages, so that a reader sees whether they end."""
+"""Several attacks on the same images: the best of all for each, chosen by draws that do not score it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stocnoise.evaluation.rates import ratio, worst_case
+from stocnoise.evaluation.rates import Rate, accuracy, worst_case
 from stocnoise.evaluation.scoring import Score
 
 
 class Cascade:
     """The best attack so far for each image: one half of its draws chooses it, and the other half scores it.
+
+    A single draw, of a model without noise, does both.
 
     Args:
         clean: of all images.
@@ -27,7 +29,7 @@ class Cascade:
     @property
     def left(self) -> Tensor:
         """The images that some of the choosing draws still get right."""
-        return self.best.correct[:, : self._half].any(1).nonzero().flatten()
+        return standing(self.best)
 
     @property
     def worst(self) -> Score:
@@ -36,15 +38,15 @@ class Cascade:
 
     def add(self, images: Tensor, score: Score) -> None:
         """Take what another attack did to those images where it did better."""
-        better = score.correct[:, : self._half].sum(1) < self.best.correct[images, : self._half].sum(1)
-        correct, averaged = self.best.correct.clone(), self.best.averaged.clone()
-        correct[images[better]], averaged[images[better]] = score.correct[better], score.averaged[better]
-        self.best = Score(correct, averaged)
+        self.best, _ = better(self.best, images, score)
+
+    def rates(self) -> tuple[Rate, Rate]:
+        """ASR and robust accuracy up to here, with 95 % intervals."""
+        return worst_case(self.clean, [self.best])[0].rate, accuracy(self.worst)
 
     def figures(self) -> dict[str, Any]:
-        """ASR and robust accuracy up to here, with 95 % intervals."""
-        asr = worst_case(self.clean, [self.best])[0].rate
-        robust = ratio(self.worst.p, torch.ones(len(self.best.averaged), dtype=torch.float64))
+        """The same as plain data."""
+        asr, robust = self.rates()
         return {
             "asr": asr.value,
             "asr_interval": [asr.low, asr.high],
@@ -52,6 +54,18 @@ class Cascade:
             "robust_accuracy_interval": [robust.low, robust.high],
         }
 
-    @property
-    def _half(self) -> int:
-        return max(1, self.best.correct.shape[1] // 2)
+
+def standing(best: Score) -> Tensor:
+    """The rows that some of the choosing draws still get right."""
+    return (_choosing(best) > 0).nonzero().flatten()
+
+
+def better(best: Score, rows: Tensor, score: Score) -> tuple[Score, Tensor]:
+    """`best` with `rows` replaced where fewer of the choosing draws of `score` are right; and a mask of which."""
+    won = _choosing(score) < _choosing(best)[rows]
+    return best.put(rows[won], score.at(won)), won
+
+
+def _choosing(score: Score) -> Tensor:
+    """(n,), what is right in the draws that choose."""
+    return score.correct[:, : max(1, score.correct.shape[1] // 2)].double().sum(1)

@@ -1,0 +1,146 @@
+"""The result of `certify`: figures, a table, a curve, a page."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stocnoise.certification.curve import plot_certificates
+from stocnoise.certification.page import page
+from stocnoise.certification.record import Record, Row
+from stocnoise.evaluation.rates import Rate, wilson
+from stocnoise.evaluation.table import percent, table
+from stocnoise.storage import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A class and an L2 radius for each of N inputs. `print(certificate)` is a table.
+
+    With probability 1 − α or more over the draws, for each input by itself: where an input was not abstained from, the
+    most probable class of the student under its noise is `predicted` for every input closer than its radius. That is a
+    promise of the smoothed classifier, the class of most draws, not of a single draw.
+    """
+
+    record: Record
+
+    @property
+    def model(self) -> str:
+        return self.record.model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """σ, α, n and the rest that a reader needs to run it again."""
+        return dict(self.record.settings)
+
+    @property
+    def warnings(self) -> list[str]:
+        return list(self.record.warnings)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.record.rows
+
+    @property
+    def predicted(self) -> Tensor:
+        """(N,) int64, the class, −1 where it abstained."""
+        return torch.tensor([row.predicted for row in self.rows], dtype=torch.int64)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return torch.tensor([row.label for row in self.rows], dtype=torch.int64)
+
+    @property
+    def radii(self) -> Tensor:
+        """(N,) float64, L2 in units of the input; 0 where it abstained."""
+        return torch.tensor([row.radius for row in self.rows], dtype=torch.float64)
+
+    @property
+    def draws(self) -> Tensor:
+        """(N,) int64, draws that the bound rests on, without the n0 that chose the class."""
+        return torch.tensor([row.draws for row in self.rows], dtype=torch.int64)
+
+    @property
+    def abstained(self) -> float:
+        """The share of inputs without an answer."""
+        return (self.predicted < 0).double().mean().item()
+
+    @property
+    def right(self) -> Tensor:
+        """(N,) bool, whether the class is the label."""
+        return self.predicted == self.labels
+
+    def accuracy(self, r: float = 0.0) -> float:
+        """Certified accuracy: the share of inputs with the right class and a radius of at least `r`."""
+        return (self.right & (self.radii >= r)).double().mean().item()
+
+    @property
+    def average_radius(self) -> float:
+        """The mean of the radii, 0 where the class is wrong or it abstained (ACR)."""
+        return (self.radii * self.right).mean().item()
+
+    def rate(self, r: float) -> Rate:
+        """`accuracy(r)` with a 95 % interval over inputs."""
+        return wilson(self.accuracy(r), len(self.rows))
+
+    def curve(self) -> list[tuple[float, float]]:
+        """(radius, certified accuracy) at every radius where it falls, from 0."""
+        falls = sorted({0.0, *self.radii[self.right].tolist()})
+        return [(r, self.accuracy(r)) for r in falls]
+
+    def asked_radii(self) -> list[float]:
+        """The radii of the table: every σ/2 that any input reaches, or the one that was asked for."""
+        if self.settings["at"] is not None:
+            return [self.settings["at"]]
+        step, largest = self.settings["sigma"] / 2, self.radii.max().item()
+        return [i * step for i in range(int(largest / step) + 1)]
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Certified accuracy against the radius; with `path` also saved. Needs matplotlib."""
+        return plot_certificates([self], path)
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write one page with the figures and the curve, which needs nothing else."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(page(self.model, str(self), self.curve()), encoding="utf-8")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON; a reader never sees half of it."""
+        self.record.write(Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Certificate:
+        """What `save`, or `certify` with a `path`, wrote.
+
+        Raises:
+            FileFormatError: it is something else.
+        """
+        return cls(Record.read(Path(path)))
+
+    def __str__(self) -> str:
+        settings = self.settings
+        at = "" if settings["at"] is None else f", stopped when it is known whether {settings['at']:g} is reached"
+        lines = [
+            f"{self.model}: {len(self.rows)} inputs, noise on the input σ = {settings['sigma']:g}",
+            f"average certified radius {self.average_radius:.3f}, abstained {100 * self.abstained:.1f} %",
+            "",
+            *table(
+                ["L2 radius", "certified accuracy %"],
+                [[f"{r:.4g}", percent(self.rate(r))] for r in self.asked_radii()],
+            ),
+            "",
+            f"Class by {settings['n0']} draws, bound by up to {settings['n']} (mean "
+            f"{self.draws.double().mean():.0f}){at}; each "
+            f"certificate holds with probability {1 - settings['alpha']:g}. In brackets 95 % over inputs.",
+        ]
+        lines += [f"  ! {warning}" for warning in self.warnings]
+        return "\n".join(lines)

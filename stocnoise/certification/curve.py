@@ -1,0 +1,41 @@
+"""Curves of certified accuracy against the radius."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stocnoise.evaluation.plot import blank
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from stocnoise.certification.certificate import Certificate
+
+
+def plot_certificates(
+    certificates: Sequence[Certificate], path: str | os.PathLike[str] | None = None, title: str = ""
+) -> Figure:
+    """Certified accuracy against the L2 radius, a step curve for each certificate. Needs matplotlib.
+
+    Args:
+        certificates: of `certify`; their models' names are the labels.
+        path: save the picture there too.
+        title: of the picture.
+    """
+    figure, axes = blank()
+    for certificate in certificates:
+        radii, accuracies = zip(*certificate.curve(), strict=True)
+        # Up to and with a radius the accuracy is the one there; beyond the last, none is certified.
+        axes.step([*radii, radii[-1]], [*(100 * a for a in accuracies), 0.0], where="pre", label=certificate.model)
+    axes.set_xlabel("L2 radius")
+    axes.set_ylabel("certified accuracy (%)")
+    axes.set_ylim(-2, 102)
+    axes.set_xlim(left=0)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
