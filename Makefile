@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint package gpu clean
+.PHONY: demo test lint package docs gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
@@ -25,6 +25,15 @@ lint: $(VENV)/.installed
 package: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python .ci/package.py
 
+# The site, in build/site; it needs nothing of the package but its source.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: docs/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r $<
+	touch $@
+
 # What the demo needs, and then what the tests need beside it.
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,4 +45,4 @@ $(VENV)/.installed: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

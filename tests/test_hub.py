@@ -84,6 +84,14 @@ def test_normalized_around_the_student_is_the_same_folder(student: nn.Module, tm
     assert rows and all(kind.strip() for _, kind, _ in rows)
 
 
+def test_noise_on_the_input_comes_back(tmp_path: Path) -> None:
+    model = stocnoise.normalized(timm.create_model(MODEL, num_classes=4))
+    student = stocnoise.convert(model, input_noise=0.25)
+    again = hub.load(hub.save(student, tmp_path, teacher=MODEL, classes=4))
+    assert isinstance(again, stocnoise.InputNoise) and again.sigma == 0.25 and same(student, again)
+    assert "noise of standard deviation 0.25 too" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_card_is_one_that_the_library_reads(student: nn.Module, folder: Path, report: stocnoise.Report) -> None:
     card = ModelCard.load(folder / "README.md")  # refuses metadata that is no YAML or incomplete
     assert card.data.library_name == "stocnoise" and card.data.license == "mit"

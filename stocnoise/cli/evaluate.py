@@ -28,7 +28,7 @@ class Settings:
     batch: int = setting("images at once", 50)
     transfer: bool = setting("also attack with images made on the pretrained model", False)
     half: bool = setting("run under autocast to bfloat16", False)
-    out: str | None = setting("folder for report.json, asr.png and these settings", None)
+    out: str | None = setting("folder for report.html, report.json, asr.png and these settings", None)
     seed: int = setting("of everything random", 0)
     workers: int = setting("processes that load images", 2)
     progress: bool = setting("show a bar", True)
@@ -61,8 +61,10 @@ def run(asked: Settings) -> int:
             name=asked.weights or asked.model,
             path=out / "report.json" if out else None,
             progress=asked.progress,
+            keep_examples=12 if out else 0,
         )
     print(report)
     if out:
         report.plot(path=out / "asr.png")
+        report.to_html(out / "report.html")
     return 0

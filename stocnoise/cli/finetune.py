@@ -112,6 +112,7 @@ def run(asked: Settings) -> int:
         name=f"{asked.model}, student",
         seed=asked.seed,
         progress=asked.progress,
+        keep_examples=12,
     )
     print(report)
     if report.settings["images"] < min(asked.images, len(val.dataset)):  # type: ignore[arg-type]
@@ -119,6 +120,7 @@ def run(asked: Settings) -> int:
     if main_process:
         history.plot(str(out / "history.png"))
         report.plot(path=out / "asr.png")
+        report.to_html(out / "report.html")
         (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         hub.save(  # last, and of it the report last: where that stands, the run is complete
             student,

@@ -9,6 +9,7 @@ from torch import nn
 
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion.summary import summary
+from stocnoise.description import apart
 from stocnoise.hub.config import Config
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _sites(student: nn.Module) -> list[str]:
         )
         for row in rows
     ]
-    return [f"## Noise: {len(rows)} places", _table(header, lines)]
+    _, sigma = apart(student)
+    added = [] if sigma is None else [f"Its input gets Gaussian noise of standard deviation {sigma:g} too."]
+    return [f"## Noise: {len(rows)} places", *added, _table(header, lines)]
 
 
 def _training(config: Config) -> list[str]:

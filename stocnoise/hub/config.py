@@ -12,7 +12,7 @@ from torch import nn
 
 from stocnoise import schema
 from stocnoise.architectures import builder
-from stocnoise.description import normalizations
+from stocnoise.description import apart, normalizations
 from stocnoise.errors import FileFormatError
 from stocnoise.normalization import normalized
 from stocnoise.storage import replacing
@@ -39,7 +39,8 @@ class Config:
         Raises:
             ValueError: there is no such model, or `normalized` stands where only code can put it.
         """
-        figures = normalizations(student)
+        inner, _ = apart(student)
+        figures = normalizations(inner)
         if teacher is not None:
             builder(teacher)
             if set(figures) > {""} or (figures and "" not in figures):

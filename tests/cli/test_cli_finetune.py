@@ -57,7 +57,7 @@ def test_a_folder_becomes_a_student_with_card_report_and_pictures(finished: Path
     report = json.loads((finished / "report.json").read_text())
     assert report["settings"]["stochastic"] and report["settings"]["images"] == 6
     assert {entry["attack"] for entry in report["attacks"]} == {"pgd", "apgd", "transfer", "worst case"}
-    assert all((finished / name).stat().st_size > 5000 for name in ("history.png", "asr.png"))
+    assert all((finished / name).stat().st_size > 5000 for name in ("history.png", "asr.png", "report.html"))
     assert (finished / "classes.txt").read_text() == "a\nb\nc\n"
     assert "- objective: at" in str(ModelCard.load(finished / "README.md"))
     assert 'model = "test_resnet"' in (finished / "settings.toml").read_text()
@@ -100,7 +100,7 @@ def test_what_it_wrote_is_evaluated(finished: Path, folder: Path, tmp_path: Path
     assert f"{finished}: 6 images, stochastic" in command("evaluate", finished, *data, "--out", tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     assert [entry["eps"] for entry in report["attacks"] if entry["attack"] == "bim"] == [2 / 255]
-    assert (tmp_path / "asr.png").stat().st_size > 5000
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("asr.png", "report.html"))
     again = command("evaluate", "--settings", tmp_path / "settings.toml")
     assert "6 images, stochastic" in again and "2/255" in again
     file = finished / "student.safetensors"
