@@ -6,6 +6,7 @@ the environment that runs this: a forgotten dependency is missing there, and not
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def run(*command: str | Path, cwd: Path) -> None:
-    subprocess.run(list(map(str, command)), cwd=cwd, check=True)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may name the checkout
+    subprocess.run(list(map(str, command)), cwd=cwd, check=True, env=clean)
 
 
 def needed(wheel: metadata.Distribution, extra: str) -> dict[str, metadata.Distribution]:
