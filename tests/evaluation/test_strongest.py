@@ -180,8 +180,8 @@ def test_a_model_that_cannot_be_frozen_is_attacked_otherwise_and_that_is_said():
             self.head = nn.Linear(32, 10)
 
         def forward(self, x: Tensor) -> Tensor:
-            h = self.fc(x.flatten(1)).unsqueeze(0)
-            return self.head(self.act(h).squeeze(0))
+            h = self.fc(x.flatten(1)).flip(0).unsqueeze(0)  # so that the first row's noise tells too
+            return self.head(self.act(h).squeeze(0).flip(0))
 
     model = SequenceFirst()
     stocnoise.calibrate(model, [X])
