@@ -101,16 +101,18 @@ def run(part: Part, results: Path) -> Outcome:
     # Also for the scripts that tests start.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     start = time.monotonic()
-    with log.open("w") as file:
-        process = subprocess.Popen(
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        ) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             file.write(line)
             file.flush()
-    code = process.wait()
+    code = process.returncode
     ending = {0: "ok", 124: "ran out of time"}.get(code, f"FAILED ({code})")
     lines = [line for line in log.read_text().splitlines() if re.search(part.shown, line)]
     return Outcome(part, f"{ending}, {(time.monotonic() - start) / 60:.1f} min", lines[-60:], clocks())
