@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import statistics
 import time
@@ -48,14 +49,16 @@ class Setting:
     test: list[tuple[Tensor, Tensor]]
     epochs: int
     lr: float | None
+    batch: int
+    """Noisy copies in a pass: on a CPU as many as its caches hold."""
 
     def loader(self) -> DataLoader[Any]:
         return DataLoader(self.train, batch_size=64, shuffle=True)
 
     def student(self, method: str, sigma: float, seed: int) -> nn.Module:
         """The teacher behind noise, as `method` makes it bear it."""
-        torch.manual_seed(seed)
         model = copy.deepcopy(self.teacher(seed))
+        torch.manual_seed(seed)
         noisy = stocnoise.with_input_noise(model, sigma)
         attack = PGD(norm="l2", eps=2 * sigma, steps=4)
         given: dict[str, Any] = {"epochs": self.epochs, "seed": seed, "lr": self.lr, "progress": False}
@@ -81,6 +84,7 @@ def digits(count: int, epochs: int) -> Setting:
     y = torch.tensor(data.target)[order]
     train = TensorDataset(x[:1437], y[:1437])
 
+    @functools.cache
     def teacher(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         net = nn.Sequential(
@@ -94,7 +98,7 @@ def digits(count: int, epochs: int) -> Setting:
         return net
 
     test = [(x[1437:][:count], y[1437:][:count])]
-    return Setting("digits", teacher, train, test, epochs, None)
+    return Setting("digits", teacher, train, test, epochs, None, 1000)
 
 
 class Block(nn.Module):
@@ -147,11 +151,12 @@ def cifar(weights: Path, images: Path, count: int, epochs: int) -> Setting:
         x = torch.stack([pil_to_tensor(folder[i][0]).float() / 255 for i in which])
         return x, torch.tensor([folder[i][1] for i in which])
 
+    net = net.to(memory_format=torch.channels_last)
     teacher = stocnoise.normalized(net, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     train = TensorDataset(*read("train", 50_000))
     x, y = read("test", count)
     test = list(zip(x.split(20), y.split(20), strict=True))
-    return Setting("resnet20", lambda seed: teacher, train, test, epochs, 1e-2)
+    return Setting("resnet20", lambda seed: teacher, train, test, epochs, 1e-2, 100)
 
 
 def measured(setting: Setting, method: str, sigma: float, seed: int, n: int, rows: Path) -> Certificate:
@@ -161,7 +166,9 @@ def measured(setting: Setting, method: str, sigma: float, seed: int, n: int, row
     if whole.exists():
         return Certificate.load(path)
     student = setting.student(method, sigma, seed)
-    found = stocnoise.certify(student, setting.test, n=n, seed=seed, name=method, path=path, progress=False)
+    found = stocnoise.certify(
+        student, setting.test, n=n, batch=setting.batch, seed=seed, name=method, path=path, resume=True, progress=False
+    )
     whole.touch()
     return found
 

@@ -15,7 +15,7 @@ BatchReader = Sequence[Key] | Callable[[Any], Any] | None
 (input, target) of a batch. None: the first two of a tuple; in a dict the entry that goes by a target's name and the
 only other one."""
 
-_TARGETS = ("labels", "label", "targets", "target", "y")
+TARGET_NAMES = ("labels", "label", "targets", "target", "y")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,14 @@ class Others:
 
     def call(self, model: nn.Module, x: Tensor, rows: Tensor | None = None, draws: int = 1) -> Any:
         """The model's answer to x (draws·B, …), `rows` of the batch (default all) `draws` times over."""
-        given: dict[Key, Any] = {key: self._follow(value, rows, draws) for key, value in self.entries.items()}
-        given[self.attacked] = x
+        args, kwargs = self.around(x, {key: self._follow(value, rows, draws) for key, value in self.entries.items()})
+        return model(*args, **kwargs)
+
+    def around(self, x: Tensor, entries: Mapping[Key, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments: x in its place among `entries`."""
+        given: dict[Key, Any] = {**entries, self.attacked: x}
         positions = [given[key] for key in sorted(key for key in given if isinstance(key, int))]
-        return model(*positions, **{key: value for key, value in given.items() if isinstance(key, str)})
+        return tuple(positions), {key: value for key, value in given.items() if isinstance(key, str)}
 
     def to(self, device: torch.device) -> Others:
         moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in self.entries.items()}
@@ -69,6 +73,10 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         others = None if self.others is None else self.others.to(device)
         return Batch(self.x.to(device, non_blocking=True), self.y.to(device, non_blocking=True), others)
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """How the model is called with it: by position, by keyword."""
+        return ((self.x,), {}) if self.others is None else self.others.around(self.x, self.others.entries)
 
     def first(self, count: int) -> Batch:
         return self.at(slice(count))
@@ -119,7 +127,7 @@ def read_batch(batch: Any, reader: BatchReader = None) -> Batch:
 
 def _usual(batch: Any) -> Batch:
     if isinstance(batch, Mapping):
-        targets = [key for key in batch if key in _TARGETS]
+        targets = [key for key in batch if key in TARGET_NAMES]
         inputs = [key for key in batch if key not in targets]
         if len(targets) != 1 or len(inputs) != 1:
             raise ValueError(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
+from stocnoise.batches import TARGET_NAMES, BatchReader, check_reader, read_batch
 from stocnoise.checks import check_number, check_whole
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
+from stocnoise.normalization import Normalized, warn_if_bare
 
 
 def stochastic_layers(model: nn.Module) -> Iterator[tuple[str, StochasticActivation]]:
@@ -105,7 +108,7 @@ def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> None:
+def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, batch: BatchReader = None) -> None:
     """Fill σ from the first `batches` batches of `loader` without training anything.
 
     Only the stochastic layers are in training mode; every module's own mode is put back. Afterwards
@@ -113,15 +116,18 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> Non
 
     Args:
         model: a student.
-        loader: batches, each a tensor, or a tuple, list or dict whose first entry is the input.
+        loader: batches like the example that the model was converted with: a tuple or list that begins with its
+            arguments, or a dict that has its keywords; what else there is, such as labels, is ignored. For a model of
+            one tensor a tensor, or a tuple, list or dict whose first entry, labels aside, it is.
         batches: how many to use, at least 1.
+        batch: entries of a batch by name or number, (input, target, further inputs of the model …), as for `evaluate`.
 
     Raises:
-        ValueError: no stochastic layer, an empty loader, or `batches` below 1.
+        ValueError: no stochastic layer, an empty loader, a batch without what the model takes, or `batches` below 1.
     """
     layers = require_layers(model)
-    if batches < 1:
-        raise ValueError(f"batches must be at least 1, not {batches}")
+    check_whole("batches", batches)
+    check_reader(batch)
     device = layers[0].sigma.device
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -129,8 +135,12 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> Non
         layer.train()
     seen = 0
     try:
-        for seen, batch in enumerate(loader, start=1):
-            model(_first_tensor(batch).to(device))
+        for seen, given in enumerate(loader, start=1):
+            args, kwargs = _arguments(model, given) if batch is None else read_batch(given, batch).arguments()
+            args, kwargs = tree_map(lambda v: v.to(device) if hasattr(v, "to") else v, (args, kwargs))
+            if seen == 1 and args and isinstance(args[0], torch.Tensor):
+                warn_if_bare(model, args[0])
+            model(*args, **kwargs)
             if seen == batches:
                 break
     finally:
@@ -140,7 +150,38 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16) -> Non
         raise ValueError("the loader gave no batch, so sigma could not be filled")
 
 
+def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What of `batch` the model takes: by position, by keyword."""
+    while isinstance(model, Normalized | InputNoise):
+        model = model.model
+    conversion = getattr(model, "_stocnoise_conversion", None)
+    count, names, tensor = conversion.arguments if conversion is not None else (1, (), True)
+    if names:
+        missing = [name for name in names if not (isinstance(batch, Mapping) and name in batch)]
+        if missing:
+            raise ValueError(
+                f"this student was converted with {', '.join(names)} as keywords: each batch of the loader must be a "
+                f"dict that has them, and this {type(batch).__name__} lacks {', '.join(missing)}"
+            )
+        return (), {name: batch[name] for name in names}
+    if count > 1:
+        if not isinstance(batch, (tuple, list)) or len(batch) < count:
+            raise ValueError(
+                f"this student was converted with {count} arguments: each batch of the loader must be a tuple or list "
+                f"that begins with them, not a {type(batch).__name__}"
+            )
+        return tuple(batch[:count]), {}
+    if tensor:
+        return (_first_tensor(batch),), {}
+    return (batch[0] if isinstance(batch, tuple) else batch,), {}
+
+
 def _first_tensor(batch: Any) -> torch.Tensor:
     while not isinstance(batch, torch.Tensor):
-        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+        if isinstance(batch, Mapping):
+            batch = next((value for name, value in batch.items() if name not in TARGET_NAMES), None)
+        elif isinstance(batch, tuple | list) and batch:
+            batch = batch[0]
+        else:
+            raise ValueError(f"a batch of the loader must hold a tensor first, not {type(batch).__name__}: say batch=")
     return batch

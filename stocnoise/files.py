@@ -14,7 +14,7 @@ from stocnoise import layers as _layers
 from stocnoise import noises as _noises
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert, student_in
-from stocnoise.conversion.example import Example
+from stocnoise.conversion.example import recall
 from stocnoise.conversion.filters import Filter
 from stocnoise.conversion.rules import Rule
 from stocnoise.errors import ConversionError, ExampleInputError, FileFormatError
@@ -82,6 +82,7 @@ def load(
     model: nn.Module,
     example_input: Any = None,
     *,
+    more_inputs: Iterable[Any] = (),
     layer: type[StochasticActivation] | None = None,
 ) -> nn.Module:
     """The student in `path`, built on a copy of `model`, which stays as it is.
@@ -90,7 +91,9 @@ def load(
         path: a file written by `save`.
         model: a deterministic model of the class and configuration that was converted; its weights do not matter. If
             `normalized` stood inside or around the student, it stands around this model.
-        example_input: as in `convert`; needed only where the one used then could not be noted in the file.
+        example_input: as in `convert`; needed only where the one used then could not be noted in the file, or where
+            values decide what runs: of numbers that are not whole the file has the shapes alone.
+        more_inputs: as in `convert`.
         layer: the noise, if it is a class of your own.
 
     Raises:
@@ -107,11 +110,13 @@ def load(
     noise = layer or _layer_named(about["layer"])
     rules = () if layer else _rules(about["layers"])
     recalled = example_input is None and about["example"] is not None
+    inputs = recall(model, about["example"]) if recalled else [example_input, *more_inputs]
     names = {entry["site"] for entry in about["layers"]}
     try:
         student = convert(
             model,
-            Example.recall(model, about["example"]) if recalled else example_input,
+            inputs[0],
+            more_inputs=inputs[1:],
             include=_among(names),
             layer=noise,
             rules=rules,

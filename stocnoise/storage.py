@@ -15,15 +15,15 @@ from torch import Tensor
 
 from stocnoise.errors import FileFormatError
 
-Kind = Literal["student", "checkpoint"]
+Kind = Literal["student", "checkpoint", "evaluation"]
 
-_VERSION = {"student": 3, "checkpoint": 1}
+_VERSION = {"student": 3, "checkpoint": 1, "evaluation": 1}
 """The newest of each kind; every earlier one is read too."""
 
 _JSON = 64 * 2**20
 """Bytes of JSON that are read, and written."""
 
-_WRITER = {"student": "stocnoise.save", "checkpoint": "stocnoise.finetune"}
+_WRITER = {"student": "stocnoise.save", "checkpoint": "stocnoise.finetune", "evaluation": "stocnoise.evaluate"}
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+import stocnoise
 from stocnoise.batches import Others, check_reader, read_batch
 
 X, Y, MASK = torch.rand(4, 3), torch.arange(4), torch.ones(4, 3)
@@ -72,3 +74,28 @@ def test_a_batch_that_cannot_be_read_is_said_to_be_one(batch, reader, words):
 def test_a_reader_that_names_nothing_is_refused(reader):
     with pytest.raises(ValueError, match="batch must name"):
         check_reader(reader)
+
+
+@pytest.mark.parametrize(
+    ("data", "reader"),
+    [
+        ({"labels": Y, "pixel_values": X}, None),
+        ({"pixel_values": X, "labels": Y}, None),
+        ((X, Y), None),
+        ({"a": Y, "b": X}, ("b", "a")),
+        ((Y, X), (1, 0)),
+    ],
+)
+def test_calibrate_reads_batches_as_the_others_do(data, reader):
+    student = stocnoise.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), X[:2])
+    stocnoise.calibrate(student, [data] * 40, batches=40, batch=reader)
+    expected = student[0](X).std(0).detach()
+    torch.testing.assert_close(student[1].sigma, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_calibrate_refuses_what_holds_no_tensor():
+    student = stocnoise.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), X[:2])
+    with pytest.raises(ValueError, match="must hold a tensor first, not int"):
+        stocnoise.calibrate(student, [1, 2])
+    with pytest.raises(ValueError, match="batch must name"):
+        stocnoise.calibrate(student, [X], batch="x")

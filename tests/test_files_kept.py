@@ -29,6 +29,16 @@ def test_a_student_of_version_1_answers_as_it_did(name: str, model: type[nn.Modu
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
 
 
+def test_a_student_of_version_3_has_noise_on_its_input() -> None:
+    path = FILES / "block-v3.safetensors"
+    with safe_open(str(path), framework="pt") as file:
+        assert file.metadata()["version"] == "3"
+    student = stocnoise.load(path, Block())
+    assert isinstance(student, stocnoise.InputNoise) and student.sigma == 0.25
+    expected = load_file(FILES / "block-v3.outputs.safetensors")["quiet"]
+    torch.testing.assert_close(outputs(student, (images(),))["quiet"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_alpha_and_the_noise_of_each_layer_come_back() -> None:
     block = dict(stocnoise.stochastic_layers(stocnoise.load(FILES / "block-v1.safetensors", Block())))
     assert sorted(layer.alpha for layer in block.values()) == [0.25, 0.25, 0.75]

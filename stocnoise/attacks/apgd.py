@@ -32,7 +32,7 @@ class APGD(BallAttack):
     Args:
         steps: gradients per restart.
         restarts: independent random starts; the best point of all wins.
-        loss: to be maximised: the task's own, or of `stocnoise.attacks.losses` `dlr` or `margin`.
+        loss: to be maximised: the task's own, or of `stocnoise.attacks.losses` `dlr`, `margin`, `mean_probability`.
         rho: ρ.
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 

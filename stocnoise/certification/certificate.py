@@ -94,8 +94,9 @@ class Certificate:
 
     def curve(self) -> list[tuple[float, float]]:
         """(radius, certified accuracy) at every radius where it falls, from 0."""
-        falls = sorted({0.0, *self.radii[self.right].tolist()})
-        return [(r, self.accuracy(r)) for r in falls]
+        radii, counts = self.radii[self.right].unique(return_counts=True)
+        left = counts.flip(0).cumsum(0).flip(0).double() / len(self.rows)
+        return [(0.0, self.accuracy()), *zip(radii.tolist(), left.tolist(), strict=True)]
 
     def asked_radii(self) -> list[float]:
         """The radii of the table: every σ/2 that any input reaches, or the one that was asked for."""
@@ -110,6 +111,7 @@ class Certificate:
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write one page with the figures and the curve, which needs nothing else."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary:
             temporary.write_text(page(self.model, str(self), self.curve()), encoding="utf-8")
 

@@ -20,7 +20,7 @@ from stocnoise.certification.certificate import Certificate
 from stocnoise.certification.record import Record, Row, digest, earlier, part_of, remove_parts, state_digest
 from stocnoise.certification.refusals import certifiable, noise_of, require_eval, require_independent
 from stocnoise.certification.sampling import Precision, Sampler, precision_on
-from stocnoise.evaluation.inputs import batches, processes
+from stocnoise.evaluation.inputs import batches, pixel_model, processes
 from stocnoise.evaluation.model_checks import left_on
 from stocnoise.evaluation.trials import seed_all
 from stocnoise.normalization import warn_if_bare
@@ -57,7 +57,7 @@ def certify(
     the input; the promise is of the class that is most probable under the noise, not of one draw.
 
     With `at=r` the question is only whether the radius r is reached. Draws stop as soon as that is known, by a test
-    that holds at any stopping time, often after a hundredth of `n`; an input then has the radius r, or no answer.
+    that holds at any stopping time; an input then has the radius r, or no answer.
 
     The student runs in eval mode, and is left as it was; so is PyTorch's random state. Each input has draws of its own,
     a function of `seed` and its place in the data alone (on one kind of device, at one `batch`). With several processes
@@ -70,7 +70,7 @@ def certify(
         n0: draws that choose the class.
         n: draws for the bound; σ·Φ⁻¹(α^(1/n)) is the largest radius: 2.46 σ for 1,000, 3.20 σ for 10,000 at α = 0.001.
         alpha: α, the probability that an input's certificate is wrong.
-        batch: noisy copies in a pass.
+        batch: noisy copies in a pass; on a CPU fewer may be faster.
         at: a radius r > 0 to ask about; None finds each input's own.
         task: "multiclass" or "binary".
         output: what of the model's answer is the output: a key or attribute, an index, or a function.
@@ -105,6 +105,7 @@ def certify(
     if resume and path is None:
         raise ValueError("resume=True needs the path of what there is to resume")
     asked = certifiable(task, output)
+    student = pixel_model(student, None, None)
     noise = noise_of(student)
     _require_reach(n, alpha, noise.sigma, at)
     require_eval(student)

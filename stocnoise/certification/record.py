@@ -114,10 +114,7 @@ def earlier(path: Path, settings: Mapping[str, Any]) -> dict[int, Row]:
         FileFormatError: a file is something else.
     """
     rows: dict[int, Row] = {}
-    parts = [p for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit()]
-    for place in [path, *sorted(parts)]:
-        if not place.exists():
-            continue
+    for place in [*([path] if path.exists() else []), *_parts(path)]:
         found = Record.read(place)
         for name, value in settings.items():
             if found.settings.get(name) != value:
@@ -130,9 +127,14 @@ def earlier(path: Path, settings: Mapping[str, Any]) -> dict[int, Row]:
 
 
 def remove_parts(path: Path) -> None:
-    for part in path.parent.glob(f"{path.name}.*"):
-        if part.suffix[1:].isdigit():
-            part.unlink(missing_ok=True)
+    for part in _parts(path):
+        part.unlink(missing_ok=True)
+
+
+def _parts(path: Path) -> list[Path]:
+    if not path.parent.is_dir():
+        return []
+    return sorted(p for p in path.parent.iterdir() if p.stem == path.name and p.suffix[1:].isdigit())
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import ask
 from stocnoise.batches import Batch
+from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.evaluation.model_checks import depends_on_batch
 from stocnoise.evaluation.subject import Subject
 from stocnoise.input_noise import InputNoise, check_input_noise
@@ -21,22 +21,15 @@ _COPIES = 4
 
 def noise_of(model: nn.Module) -> InputNoise:
     """The noise that comes before all else in `model`; ValueError where there is none, or none of use."""
-    outer = model
-    while True:
-        if isinstance(outer, InputNoise):
-            noise = outer
-            break
-        if isinstance(outer, Normalized) and isinstance(outer.model, InputNoise):
-            noise = outer.model
-            break
-        inside = outer.module if isinstance(outer, DistributedDataParallel) else getattr(outer, "_orig_mod", None)
-        if inside is None:
-            raise ValueError(
-                "this model has no noise on its input, and without it there is no certificate (noise inside gives a "
-                "radius too small to be of use): stocnoise.with_input_noise(model, sigma), or "
-                "stocnoise.convert(model, input_noise=sigma), around everything else that is done to the input"
-            )
-        outer = inside
+    noise = unwrap_compiled(model)
+    if isinstance(noise, Normalized):
+        noise = noise.model
+    if not isinstance(noise, InputNoise):
+        raise ValueError(
+            "this model has no noise on its input, and without it there is no certificate (noise inside gives a radius "
+            "too small to be of use): stocnoise.with_input_noise(model, sigma), or stocnoise.convert(model, "
+            "input_noise=sigma), around everything else that is done to the input"
+        )
     check_input_noise(noise.sigma)
     if not noise.noise or noise.fixed_seed is not None:
         raise ValueError(

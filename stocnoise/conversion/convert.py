@@ -32,6 +32,7 @@ def convert(
     model: nn.Module,
     example_input: Any = None,
     *,
+    more_inputs: Iterable[Any] = (),
     include: FilterLike | None = None,
     exclude: FilterLike | None = None,
     layer: type[StochasticActivation] = StocReLUEMA,
@@ -52,11 +53,19 @@ def convert(
     changes in one place only, so do that first. A block called several times under one name has one set of layers.
     σ = 0 until the student has seen a batch (`calibrate`, or training).
 
+    An activation is a function of torch that is known as one, a module that is one by its values (elementwise, not
+    linear, not bounded on both sides), or a product of x and a gate of x; `register_activation` and `register_gate`
+    overrule this, and `summary` tells what was decided and why. Functions that are no methods are rewritten for this
+    model alone. Before it is returned the student has been run beside the model: it calls the same functions in the
+    same order, on the same shapes, with the same numbers.
+
     Args:
         model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
         example_input: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
             Only shapes and dtypes matter: nothing is computed, but the forward runs, hooks included. Default: the input
             size in `model.pretrained_cfg`, or (3, 224, 224). A batch of one is taken twice, for BatchNorm.
+        more_inputs: further inputs, each as `example_input`, for a model of which values decide what runs: what any of
+            them reaches is found.
         include: convert only these sites: name globs, types of modules, or a predicate (name, module) -> bool.
         exclude: leave these sites alone; as `include`.
         layer: the noise, as the layer that stands at ReLU sites; other activations get its like.
@@ -79,18 +88,18 @@ def convert(
     if input_noise is not None:
         check_input_noise(input_noise)
     model = unwrap_compiled(model)
-    example = example_input if isinstance(example_input, Example) else Example(model, example_input)
-    found, plan = _plan(model, [example], include, exclude)
+    examples = _examples(model, (example_input, *more_inputs))
+    found, plan = _plan(model, examples, include, exclude)
     _require_sites(plan, inplace)
     # All that can fail comes before the first change: making the layers, and rewriting the methods.
     chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
     layers = make_layers(model, plan, chosen)
     classes = subclasses(model, plan)
     student = put_in_place(model if inplace else _copy(model), plan.views, layers, classes)
-    student._stocnoise_conversion = Conversion.of(plan, layer, example)  # type: ignore[assignment]
+    student._stocnoise_conversion = Conversion.of(plan, layer, examples)  # type: ignore[assignment]
     try:
-        _prove(student, [example], plan, found)
-        if check:
+        _prove(student, examples, plan, found)
+        for example in examples if check else ():
             compare(student, example)
     except BaseException:
         if inplace:
@@ -103,13 +112,18 @@ def find_sites(
     model: nn.Module,
     example_input: Any = None,
     *,
+    more_inputs: Iterable[Any] = (),
     include: FilterLike | None = None,
     exclude: FilterLike | None = None,
 ) -> list[Site]:
     """The sites that `convert` with the same arguments would convert, in the order of their first call."""
     model = unwrap_compiled(model)
-    _, plan = _plan(model, [Example(model, example_input)], include, exclude)
+    _, plan = _plan(model, _examples(model, (example_input, *more_inputs)), include, exclude)
     return [placement.site for placement in plan.placements]
+
+
+def _examples(model: nn.Module, inputs: Iterable[Any]) -> list[Example]:
+    return [given if isinstance(given, Example) else Example(model, given) for given in inputs]
 
 
 def _plan(

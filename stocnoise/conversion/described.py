@@ -24,8 +24,11 @@ _DTYPES = {
 _KEPT = 1024
 """So many integers or truth values keep their values: lengths, indices, masks."""
 
+_INPUTS = 64
+"""Examples that one model may have been converted with."""
+
 _MEMORY = 2**30
-"""Bytes that the tensors of one example may take, all together."""
+"""Bytes that the tensors of the examples may take, all together."""
 
 
 def encode(arguments: list[Any]) -> Any:
@@ -39,15 +42,25 @@ def encode(arguments: list[Any]) -> Any:
 
 
 def check(value: Any, field: str) -> None:
-    """A `schema.Spec`: what `encode` gives for arguments, of tensors that fit into memory."""
+    """A `schema.Spec`: what `encode` gives for arguments, or {"inputs": several of it}, that fit into memory."""
+    if isinstance(value, dict):
+        schema.record({"inputs": schema.items(_check_arguments, most=_INPUTS)})(value, field)
+        if not value["inputs"]:
+            schema.refuse(f"{field}.inputs", "one example at least", value["inputs"])
+    else:
+        _check_arguments(value, field)
+    # A dimension of 0 counts as 1: PyTorch multiplies strides, which must not overflow either.
+    tensors = _tensors(value["inputs"] if isinstance(value, dict) else value)
+    needed = sum(math.prod(size or 1 for size in shape) * dtype.itemsize for shape, dtype in tensors)
+    if needed > _MEMORY:
+        raise FileFormatError(f"{field} must take at most {_MEMORY / 1e9:.1f} GB, not {needed / 1e9:.3g}")
+
+
+def _check_arguments(value: Any, field: str) -> None:
     if not isinstance(value, list) or len(value) != 2:
         schema.refuse(field, "a list of two, arguments and keywords", value)
     schema.items(_check)(value[0], f"{field}[0]")
     schema.record({"dict": schema.mapping(_check)})(value[1], f"{field}[1]")
-    # A dimension of 0 counts as 1: PyTorch multiplies strides, which must not overflow either.
-    needed = sum(math.prod(size or 1 for size in shape) * dtype.itemsize for shape, dtype in _tensors(value))
-    if needed > _MEMORY:
-        raise FileFormatError(f"{field} must take at most {_MEMORY / 1e9:.1f} GB, not {needed / 1e9:.3g}")
 
 
 def decode(value: Any, device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,10 @@ class Example:
         """The arguments as JSON, for `Example.recall`, the values of most tensors left out; None if JSON cannot."""
         return described.encode([list(self.args), dict(self.kwargs)])
 
+    def arguments(self) -> tuple[int, tuple[str, ...], bool]:
+        """The number of positional arguments, the keywords, and whether the first argument is a tensor."""
+        return len(self.args), tuple(self.kwargs), bool(self.args) and isinstance(self.args[0], Tensor)
+
     @staticmethod
     def recall(model: nn.Module, description: Any) -> Example:
         """The example that `describe` described and `described.check` let pass, on the device of `model`."""
@@ -51,6 +55,20 @@ class Example:
         if self.given:
             return "check example_input: it must be what the model is called with, in training mode too"
         return "pass example_input, what the model is called with; without it an image of the default size is tried"
+
+
+def describe(examples: Sequence[Example]) -> Any:
+    """All of them as JSON, for `recall`; None if one cannot be described."""
+    each = [example.describe() for example in examples]
+    if any(description is None for description in each):
+        return None
+    return each[0] if len(each) == 1 else {"inputs": each}
+
+
+def recall(model: nn.Module, description: Any) -> list[Example]:
+    """What `describe` described."""
+    each = description["inputs"] if isinstance(description, Mapping) else [description]
+    return [Example.recall(model, one) for one in each]
 
 
 def _default(model: nn.Module) -> Tensor:

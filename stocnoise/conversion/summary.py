@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from torch import nn
 
@@ -12,6 +13,9 @@ from stocnoise.conversion.changing.sites import LeftAlone, Site, conversion_of, 
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
+from stocnoise.markup import html_table
+
+_HEADER = ("layer", "kind", "activation", "C", "dim", "γ", "mean σ", "batches")
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,25 @@ class Summary:
     """σ of `with_input_noise`."""
 
     def __str__(self) -> str:
+        return "\n".join([self._title(), "", table(_HEADER, self._lines(), right=3), *self._told()])
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        left = "".join(f"<div>{escape(line.strip())}</div>" for line in self._told() if line)
+        return html_table(_HEADER, self._lines(), left=3, title=self._title()) + left
+
+    def _title(self) -> str:
         kinds = [f"{sum(row.kind == kind for row in self.rows)} {kind}" for kind in _kinds(self.rows)]
         title = f"{self.model}: {len(self.rows)} stochastic layers" + (f" ({', '.join(kinds)})" if kinds else "")
-        if self.input_noise is not None:
-            title += f"; noise on the input, σ = {self.input_noise:g}"
-        header = ("layer", "kind", "activation", "C", "dim", "γ", "mean σ", "batches")
-        lines = [
+        return title if self.input_noise is None else f"{title}; noise on the input, σ = {self.input_noise:g}"
+
+    def _told(self) -> list[str]:
+        """What was left alone, and what was found by more than a call, in lines."""
+        found = [LeftAlone(row.site, row.activation, row.reason) for row in self.rows if row.reason]
+        return [*grouped_lines("found by more than a call:", found), *left_lines(self.left)]
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        return [
             (
                 row.layer or "(root)",
                 row.kind,
@@ -61,9 +78,6 @@ class Summary:
             )
             for row in self.rows
         ]
-        found = [LeftAlone(row.site, row.activation, row.reason) for row in self.rows if row.reason]
-        told = grouped_lines("written by hand:", found)
-        return "\n".join([title, "", table(header, lines, right=3), *told, *left_lines(self.left)])
 
 
 def summary(model: nn.Module) -> Summary:

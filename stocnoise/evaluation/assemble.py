@@ -43,6 +43,8 @@ class BatchResult:
     rows: list[int] = field(default_factory=list)
     """Their numbers within the batch."""
     targets: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Attacks that gave up on this batch, to the reason."""
 
 
 def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:

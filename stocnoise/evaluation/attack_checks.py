@@ -16,9 +16,11 @@ from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.losses import margin
 from stocnoise.batches import Batch
 from stocnoise.controls import deterministic, stochastic_layers
+from stocnoise.evaluation.binarisation import NoClassifierError, binarisation
 from stocnoise.evaluation.measured import WORST, Entry
 from stocnoise.evaluation.rates import Successes, difference, successes
 from stocnoise.evaluation.scoring import Score
+from stocnoise.evaluation.straight_through import misleading_layers, straight_through
 from stocnoise.evaluation.subject import Subject
 from stocnoise.evaluation.trials import seed_all
 
@@ -27,6 +29,9 @@ _ORDER = 0.02
 _CONVERGED = 0.05
 _NOISE_ALONE = 0.1
 _BREAKS = 0.95
+
+# Images, and draws, of checks that look closely.
+_FEW, _SOME = 8, 32
 
 _BLACK_BOX = ("boundary", "boundary-raw", "hopskipjump", "transfer", "random")
 
@@ -76,6 +81,8 @@ def attack_warnings(
     yield from _converged(trials, pgd, base, stochastic)
     yield from _ordered(trials, pgd, base, source)
     yield from _breaks(trials, pgd)
+    yield from _passed_through(trials, pgd, base)
+    yield from _finds_what_is_there(trials, pgd)
     if stochastic:
         yield from _not_noise_alone(trials, pgd, base)
 
@@ -153,6 +160,42 @@ def _breaks(trials: Trials, pgd: PGD) -> Iterator[str]:
         yield (
             f"with ε = {whole:.3g}, which allows any image at all, PGD succeeds on {best.value:.0%} only: it should "
             "on all. The attack does not work on this model, and its other figures are too low"
+        )
+
+
+def _passed_through(trials: Trials, pgd: PGD, base: Successes) -> Iterator[str]:
+    """Layers whose gradient is zero almost everywhere, or points elsewhere, must not be what stops an attack."""
+    seed_all(trials.seed, "check", "layers")
+    layers = misleading_layers(trials.subject, trials.batches[0].first(_FEW))
+    if not layers:
+        return
+    with straight_through([module for _, module in layers]):
+        through = trials("straight through", pgd)
+    if (gap := _exceeds(through, base, _ORDER)) is not None:
+        names = ", ".join(name.removeprefix("model.") or type(module).__name__ for name, module in layers)
+        yield (
+            f"with {names} passed backwards as the identity, PGD succeeds {100 * gap:.0f} points more often "
+            f"({through.rate.value:.0%}, not {base.rate.value:.0%}): the gradient there does not tell how the layer "
+            "changes, and the other figures are too low. Attack a model with a differentiable copy of it"
+        )
+
+
+def _finds_what_is_there(trials: Trials, pgd: PGD) -> Iterator[str]:
+    """The binarisation test, for models that end in one vector for each input."""
+    if trials.subject.task.name not in ("multiclass", "binary", "multilabel"):
+        return
+    trials.tick("binarisation")
+    seed_all(trials.seed, "check", "binarisation")
+    try:
+        found = binarisation(trials.subject, trials.batches[0].first(_SOME), pgd, min(trials.draws, _FEW))
+    except NoClassifierError as error:
+        yield f"the binarisation test could not run: {error}"
+        return
+    if found.random < 0.5 and found.attack < _BREAKS:
+        yield (
+            f"binarisation test: where an adversarial input is known to exist, PGD finds one for {found.attack:.0%} of "
+            f"the images only (random search for {found.random:.0%}): the attack does not fit this model. Use more "
+            "steps, or more draws per gradient"
         )
 
 

@@ -12,7 +12,7 @@ Curve = tuple[str, Sequence[tuple[float, Rate]]]
 
 _Place = Callable[[float, float], str]
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 340, 52, 16, 14, 44
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 340, 62, 20, 14, 52
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 COLOURS = 8
 """Colours of curves in the style sheet, --c0 to --c7; beyond, they repeat with another dash."""
@@ -51,10 +51,10 @@ def _axes(lengths: Sequence[float], place: _Place, norm: str) -> list[str]:
     shown = lengths if len(lengths) <= 8 else lengths[:: -(-len(lengths) // 8)]
     for eps in shown:
         x = place(eps, 0).split(",")[0]
-        parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{eps:.3g}</text>')
+        parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 22}" text-anchor="middle">{eps:.3g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(norm)} ε</text>')
-    parts.append(f'<text x="{-_HEIGHT / 2}" y="13" transform="rotate(-90)" text-anchor="middle">ASR %</text>')
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(norm)} ε</text>')
+    parts.append(f'<text x="{-_HEIGHT / 2}" y="14" transform="rotate(-90)" text-anchor="middle">ASR %</text>')
     return parts
 
 

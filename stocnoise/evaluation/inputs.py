@@ -66,7 +66,7 @@ def processes(data: Iterable[Any]) -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     if dist.get_world_size() > 1 and type(data).__module__.startswith("accelerate."):
-        raise ValueError("evaluate shares the batches out itself: give it the plain loader, not accelerator.prepare's")
+        raise ValueError("the processes share the batches out themselves: give the plain loader, not a prepared one")
     return dist.get_rank(), dist.get_world_size()
 
 

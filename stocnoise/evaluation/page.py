@@ -172,7 +172,7 @@ def _pictures(example: Example) -> str:
     shown = [
         (clean, "clean", f"input {example.number}"),
         (attacked, "adversarial", f"input {example.number} under {example.attack}"),
-        (difference, f"difference × {factor:.3g}", f"what {example.attack} changed, magnified"),
+        (difference, f"δ × {factor:.2g}", f"what {example.attack} changed, magnified"),
     ]
     return (
         '<div class="three">'

@@ -44,6 +44,7 @@ align-items:center}.answers b{font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.92rem}
 dd{margin:0;overflow-wrap:anywhere}
 [hidden]{display:none!important}
+@media(max-width:40rem){svg text{font-size:20px}}
 @media print{fieldset{display:none}}
 """
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_wa
 from stocnoise.evaluation.examples import shown, target_name
 from stocnoise.evaluation.inputs import Counted, batches, image_sums, pixel_model, processes
 from stocnoise.evaluation.jobs import AnyJob, Wish, named_jobs
+from stocnoise.evaluation.kept import KeptBatches, digest
 from stocnoise.evaluation.model_checks import left_on, model_warnings
 from stocnoise.evaluation.report import Report
 from stocnoise.evaluation.scoring import Score
@@ -61,6 +63,7 @@ def evaluate(
     progress: bool = True,
     name: str | None = None,
     path: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> Report:
     """Attack a classifier, stochastic or not, and report how often it gives way.
 
@@ -101,11 +104,14 @@ def evaluate(
         progress: show a bar.
         name: of the model in the report; default its class.
         path: write the report there as JSON after every batch.
+        resume: keep every finished batch in a folder beside `path`, and begin with those that stand there: killed, the
+            same call goes on where it was, with any number of processes. The checks are done anew.
 
     On Ctrl-C the report of the batches done so far is returned, with a warning in it.
 
     Raises:
-        ValueError: inputs outside `bounds`, targets or an output that the task does not take, or an unknown attack.
+        ValueError: inputs outside `bounds`, targets or an output that the task does not take, or an unknown attack;
+            `resume` without `path`, or with batches of another evaluation there.
         ImportError: an attack needs a library that is not installed.
     """
     from tqdm import tqdm
@@ -114,6 +120,8 @@ def evaluate(
     for label, value in (("eot", eot), ("steps", steps), ("draws", draws), ("check_images", check_images)):
         if value < 1:
             raise ValueError(f"{label} must be at least 1, not {value}")
+    if resume and path is None:
+        raise ValueError("resume=True needs path=…: finished batches are kept beside the report")
     if keep_examples < 0:
         raise ValueError(f"keep_examples must be at least 0, not {keep_examples}")
     if max_images is not None and max_images < 1:
@@ -161,6 +169,8 @@ def evaluate(
                 if index == 0:
                     warn_if_bare(counted.model, given.x)
                     run.begin(given)
+                    if resume and path is not None:
+                        run.done = KeptBatches(Path(path), run.asked())
                     bar.total = run.total(data, len(given.x), max_images, world)
                 if checks and rank == 0:
                     run.keep(given, check_images)
@@ -221,6 +231,7 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
     results: dict[int, assemble.BatchResult] = field(default_factory=dict)
     kept: list[Batch] = field(default_factory=list)
+    done: KeptBatches | None = None
 
     @property
     def device(self) -> torch.device:
@@ -266,9 +277,16 @@ class _Run:
             self.kept.append(batch.first(missing))
 
     def batch(self, index: int, batch: Batch, bar: tqdm[Any]) -> None:
+        sums = image_sums(batch.x, batch.y)
+        if self.done is not None and (kept := self.done.load(index, sums)) is not None:
+            self.results[index] = kept
+            for label, reason in kept.left_out.items():
+                self.leave_out(label, reason)
+            bar.update(len(self.jobs))
+            return
         seed_all(self.seed, index, "clean")
         clean = self.subject.score(batch, self.draws)
-        result = assemble.BatchResult(clean, {}, image_sums(batch.x, batch.y))
+        result = assemble.BatchResult(clean, {}, sums)
         answers = self.subject.answers(batch, self.draws)
         aside = self.to_show(clean)
         if len(aside):
@@ -280,10 +298,31 @@ class _Run:
             try:
                 result.tallies |= job.run(trial, self.eps, f"{self.seed}/{index}")
             except InconsistentAnswersError as error:
-                self.jobs.remove(job)
-                self.warnings.append(f"{job.label} was left out: {error}")
+                result.left_out[job.label] = str(error)
+                self.leave_out(job.label, str(error))
             bar.update()
         self.results[index] = result
+        if self.done is not None:
+            self.done.save(index, result)
+
+    def leave_out(self, label: str, reason: str) -> None:
+        """An attack that gave up on one batch is not tried on others."""
+        self.jobs = [job for job in self.jobs if job.label != label]
+        self.warnings.append(f"{label} was left out: {reason}")
+
+    def asked(self) -> dict[str, Any]:
+        """All that the figures of a batch depend on, as plain data."""
+        return {
+            "model": digest(self.subject.model),
+            "transfer_from": digest(self.source),
+            "attacks": [[job.label, job.settings] for job in self.jobs],
+            "eps": [[size, str(budget)] for size, budget in self.eps.items()],
+            "norm": self.norm,
+            "draws": self.draws,
+            "seed": self.seed,
+            "keep_examples": self.keep_examples,
+            "subject": self.subject.settings(),
+        }
 
     def to_show(self, clean: Score) -> Tensor:
         """The rows of a batch to keep as examples, as long as some are missing."""

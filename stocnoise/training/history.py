@@ -8,6 +8,8 @@ from typing import Any, overload
 
 from torch import nn
 
+from stocnoise.markup import html_table
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -69,6 +71,11 @@ class History(Sequence[Epoch]):
         """What `to_dict` gave."""
         return cls([Epoch(**figures) for figures in data])
 
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        head = ["epoch", "loss", "accuracy %", "robust %", "val %", "val robust %", "γ", "mean σ", "lr", "s"]
+        return html_table(head, [_cells(epoch) for epoch in self], title=f"{len(self)} epochs")
+
     def plot(self, path: str | None = None) -> Any:
         """Draw accuracy, robust accuracy, γ, and σ of each layer over the epochs; needs matplotlib.
 
@@ -107,3 +114,16 @@ class History(Sequence[Epoch]):
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+
+def _cells(epoch: Epoch) -> list[str]:
+    shares = (epoch.accuracy, epoch.robust_accuracy, epoch.val_accuracy, epoch.val_robust_accuracy)
+    sigma = sum(epoch.sigma.values()) / len(epoch.sigma) if epoch.sigma else None
+    return [
+        str(epoch.epoch),
+        f"{epoch.loss:.4g}",
+        *("–" if share is None else f"{100 * share:.1f}" for share in shares),
+        *("–" if value is None else f"{value:.3g}" for value in (epoch.gamma, sigma)),
+        f"{epoch.lr:.3g}",
+        f"{epoch.seconds:.1f}",
+    ]

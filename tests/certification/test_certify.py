@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import stocnoise
 from stocnoise import APGD, Certificate, certify, with_input_noise
 from stocnoise.attacks.losses import mean_probability
 from tests.attacks_models import digits, trained
+from tests.patience import HANG
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -125,7 +127,8 @@ def test_a_student_that_is_random_inside_and_its_report(tmp_path: Path) -> None:
     right = found.predicted == found.labels
     assert found.accuracy(0.1) == (right & (found.radii >= 0.1)).double().mean()
     assert found.average_radius == pytest.approx((found.radii * right).mean().item())
-    assert found.curve()[0] == (0.0, found.accuracy(0)) and found.curve()[-1][1] > 0
+    assert found.curve()[0] == (0.0, found.accuracy(0)) and len(found.curve()) > 5
+    assert all(found.accuracy(r) == pytest.approx(accuracy) for r, accuracy in found.curve())
     assert "σ = 0.15" in str(found) and "0.075" in str(found)
     found.to_html(tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
@@ -195,6 +198,55 @@ def test_it_does_not_go_on_from_another_run(tmp_path: Path) -> None:
     path.write_text(json.dumps(about))
     with pytest.raises(stocnoise.FileFormatError, match=r"no certificate: rows\[3\]\[4\] must be a finite number"):
         Certificate.load(path)
+
+
+@pytest.mark.slow
+def test_several_processes_share_the_work_and_agree(tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            from accelerate import Accelerator
+            from tests.certification.test_certify import split_halfplane
+            import stocnoise
+            accelerator = Accelerator(cpu=True)
+            rank, folder = accelerator.process_index, Path(sys.argv[1])
+            model, data = split_halfplane()
+            given = {"n": 100, "progress": False}
+            def until(count):
+                for index, batch in enumerate(data):
+                    if index == count:
+                        raise InterruptedError
+                    yield batch
+            try:
+                stocnoise.certify(model, until(3), path=folder / "shared.json", **given)
+            except InterruptedError:
+                pass
+            accelerator.wait_for_everyone()
+            left = sorted(place.name for place in folder.glob("shared.json*"))
+            accelerator.wait_for_everyone()
+            student = accelerator.prepare(model)
+            found = stocnoise.certify(student, data, path=folder / "shared.json", resume=True, **given)
+            found.save(folder / f"own{rank}.json")
+            (folder / f"left{rank}").write_text(" ".join(left))
+            accelerator.end_training()
+            """
+        )
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29518"]
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [*command, str(script), str(tmp_path)], check=True, timeout=HANG, env={**os.environ, "PYTHONPATH": path}
+    )
+    model, data = split_halfplane()
+    certify(model, data, n=100, path=tmp_path / "alone.json", **QUIET)
+    alone = (tmp_path / "alone.json").read_text()
+    assert all((tmp_path / f"{name}.json").read_text() == alone for name in ("shared", "own0", "own1"))
+    assert (tmp_path / "left0").read_text() == "shared.json.0 shared.json.1"
+    assert not list(tmp_path.glob("shared.json.*"))
 
 
 @pytest.mark.parametrize("column", [False, True])

@@ -93,7 +93,7 @@ def test_a_name_alone_is_no_reason() -> None:
     assert len(layers(stocnoise.convert(Lookalike(), X))) == 1
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("how", ["script", "trace"])
 def test_script_modules(how: str) -> None:
     scripted = torch.jit.script(Small()) if how == "script" else torch.jit.trace(Small(), X)

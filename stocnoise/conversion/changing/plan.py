@@ -11,6 +11,7 @@ from torch import nn
 
 from stocnoise.conversion.changing.edits import MethodEdit, digest, edits, is_wrapped, method_names
 from stocnoise.conversion.changing.obstacles import obstacle
+from stocnoise.conversion.changing.siblings import follow, unreached
 from stocnoise.conversion.changing.sites import Kind, LeftAlone, Placement, Plan, Site
 from stocnoise.conversion.filters import Filter
 from stocnoise.conversion.finding.calls import Call, Record, name_of
@@ -46,12 +47,13 @@ class _Planner:
         for module, group in grouped(calls, lambda call: call.module if call.module in alone else None).items():
             if module is not None:
                 self._replace(module, group)
-        self._rewrite([[call for call in record.calls if call.module not in alone] for record in self.records])
+        self._rewrite(alone)
         if self.refused:
             listing = "\n".join(f"  {line}" for line in dict.fromkeys(self.refused))
             raise UnsupportedActivationError(
                 f"these activations cannot be converted; change the code, or exclude them by name:\n{listing}"
             )
+        self._follow_siblings(calls)
         self._leave_the_rest()
         self._leave_uncalled({call.module for call in calls})
         self.result.placements.sort(key=lambda placement: self.first[placement.path])
@@ -92,15 +94,16 @@ class _Planner:
 
     # Shared modules and functional calls: their owner's methods are rewritten.
 
-    def _rewrite(self, records: list[list[Call]]) -> None:
+    def _rewrite(self, alone: set[nn.Module]) -> None:
         roots: dict[tuple[nn.Module, Method | Helper], Node] = {}
-        for calls in records:
+        for record in self.records:
+            calls = [call for call in record.calls if call.module not in alone]
             wanted = [
                 call for call in calls if not self._filtered(name_of(call, self.paths), call, self._subject(call))
             ]
             wanted = [call for call in wanted if self._rewritable(call)]
             for (owner, method, _), group in grouped(wanted, invocation).items():
-                node = grow(group)
+                node = grow(group, record.decided)
                 roots[owner, method] = merge(roots[owner, method], node) if (owner, method) in roots else node
         for owner, nodes in grouped(roots.items(), lambda item: item[0][0]).items():
             self._edit(owner, [node for _, node in nodes])
@@ -142,6 +145,21 @@ class _Planner:
             for node in nodes
             for method in [node.method]
         )
+
+    # Modules that were not reached.
+
+    def _follow_siblings(self, calls: list[Call]) -> None:
+        owners = {call.trace.owner for call in calls if call.trace is not None}
+        reached = owners.union(*(record.entered for record in self.records))
+        for path, like in unreached(self.model, reached):
+            for placement, followed in follow(self.result, path, like, self._allowed):
+                self.result.placements.append(placement)
+                self.first[placement.path] = self.first[followed]
+
+    def _allowed(self, name: str, path: str) -> bool:
+        module = self.model.get_submodule(path)
+        included = self.include is None or self.include(name, module)
+        return included and not (self.exclude and self.exclude(name, module))
 
     # What both have in common.
 
@@ -190,6 +208,7 @@ class _Planner:
     def _leave_uncalled(self, called: set[nn.Module | None]) -> None:
         left = {left.module for record in self.records for left in record.left}
         called = called.union(*(record.entered for record in self.records))
+        called |= {self.model.get_submodule(placement.like) for placement in self.result.placements}
         called |= {copy for copy, original in self.views.copied.items() if original in called}
         for module, path in self.paths.items():
             kind = type(module)

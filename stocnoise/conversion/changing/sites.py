@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from stocnoise.activations import Activation
 from stocnoise.conversion.changing.edits import MethodEdit
-from stocnoise.conversion.example import Example
+from stocnoise.conversion.example import Example, describe
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
@@ -89,12 +90,14 @@ class Conversion:
     layer: str
     """The class of the layers that stand at ReLU sites."""
     example: Any
-    """The example input as JSON (`Example.describe`)."""
+    """The example inputs as JSON (`example.describe`)."""
+    arguments: tuple[int, tuple[str, ...], bool] = (1, (), True)
+    """How the model is called: the number of positional arguments, the keywords, and whether the first is a tensor."""
 
     @staticmethod
-    def of(plan: Plan, layer: type[StochasticActivation], example: Example) -> Conversion:
+    def of(plan: Plan, layer: type[StochasticActivation], examples: Sequence[Example]) -> Conversion:
         layers = tuple((placement.path, placement.site) for placement in plan.placements)
-        return Conversion(layers, tuple(plan.left), layer.__name__, example.describe())
+        return Conversion(layers, tuple(plan.left), layer.__name__, describe(examples), examples[0].arguments())
 
     def within(self, prefix: str) -> Conversion:
         """The same, seen from a module that holds the student under `prefix`: "" or a path with its last dot."""

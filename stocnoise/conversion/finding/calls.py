@@ -73,6 +73,8 @@ class Record:
     """The stochastic layers in the order of their calls."""
     entered: set[nn.Module] = field(default_factory=set)
     """Every module that was called."""
+    decided: dict[int, set[int]] = field(default_factory=dict)
+    """The lines at which values were read to decide what runs, by the number of the frame."""
     functions: list[Any] = field(default_factory=list)
     """What was called outside activations: names, shapes and plain arguments."""
 

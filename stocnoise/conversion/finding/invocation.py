@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from stocnoise.conversion.finding.calls import Call
+from stocnoise.conversion.finding.loops import varies
 from stocnoise.conversion.finding.source import Position
 from stocnoise.conversion.finding.trace import Helper, Link, Method, Reach
 from stocnoise.errors import UnsupportedActivationError
@@ -46,8 +48,12 @@ def grouped(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
     return groups
 
 
-def grow(calls: list[Call]) -> Node:
-    """The tree of one invocation of an owner's method."""
+def grow(calls: list[Call], decided: Mapping[int, Set[int]]) -> Node:
+    """The tree of one invocation of an owner's method.
+
+    What a loop calls that runs as often as values say is one place, however often it was called. `decided` tells at
+    which lines of which frames values were read.
+    """
     nodes: dict[int, Node] = {}
 
     def node_of(link: Link, reach: Reach = "bound") -> Node:
@@ -63,7 +69,20 @@ def grow(calls: list[Call]) -> Node:
             child = Leaf([call]) if below is None else node_of(below, link.reach)
             if not any(child is known for known in children):
                 children.append(child)
+    for frame, node in nodes.items():
+        for position, children in node.children.items():
+            lines = decided.get(frame, set()) | decided.get(min(node.scopes[position]), set())
+            if len(children) > 1 and lines and varies(node.method.function().__code__, position, lines):
+                node.children[position] = [functools.reduce(_united, children)]
     return nodes[invocation(calls[0])[2]]
+
+
+def _united(a: Leaf | Node, b: Leaf | Node) -> Leaf | Node:
+    if isinstance(a, Leaf) and isinstance(b, Leaf):
+        return Leaf(a.calls + b.calls)
+    if isinstance(a, Node) and isinstance(b, Node) and a.method == b.method:
+        return merge(a, b)
+    raise UnsupportedActivationError("one call in a loop reaches different activations, as values say")
 
 
 def merge(a: Node, b: Node) -> Node:

@@ -19,6 +19,7 @@ from stocnoise.conversion.finding import channels, shapes
 from stocnoise.conversion.finding.calls import Call, Left, Record
 from stocnoise.conversion.finding.catalog import Reader, activation_reader, gate_name
 from stocnoise.conversion.finding.chance import Chance, Draws
+from stocnoise.conversion.finding.loops import READERS
 from stocnoise.conversion.finding.natures import Nature, Natures
 from stocnoise.conversion.finding.operators import Operators
 from stocnoise.conversion.finding.places import is_plain_leaf
@@ -82,6 +83,9 @@ class Recorder(TorchFunctionMode):
         if name == "__get__" or self._deaf:  # x.shape and the like read no data
             return func(*args, **kwargs)
         self._note_reads((args, kwargs))
+        if name in READERS:
+            number, line = self._tracer.line(sys._getframe(1))
+            self.record.decided.setdefault(number, set()).add(line)
         if self._running:
             self._running[-1].functions += 1
             self._running[-1].names.add(name)

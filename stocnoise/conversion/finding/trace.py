@@ -201,6 +201,12 @@ class Tracer:
         """The frame that is no glue."""
         return next(outer for outer in _outward(frame) if not _is_glue(outer))
 
+    def line(self, frame: FrameType) -> tuple[int, int]:
+        """The number of the innermost frame that is neither glue nor torch's, and the line in it."""
+        names = ((outer, outer.f_globals.get("__name__", "")) for outer in _outward(frame))
+        place = next(outer for outer, name in names if not (_is_glue(outer) or name.split(".")[0] == "torch"))
+        return self._number(place), place.f_lineno
+
     def _number(self, frame: FrameType) -> int:
         return self._numbers.setdefault(frame, len(self._numbers))
 
