@@ -1,9 +1,11 @@
-"""Compile every kernel without a GPU and count the instructions of its main loop.
+"""Compile every kernel without a GPU and count what it costs: instructions, barriers, bytes.
 
     python -m benchmarks.aot [--target sm_80|sm_90|sm_100|gfx942] [--save DIR] [--json]
 
 Each kernel is compiled exactly as `stocnoise.kernels` would launch it for the shape in the table. An instruction is one
-of the machine's (SASS, or GCN), of those in the loop that moves the data, executed in every turn or not.
+of the machine's (SASS, or GCN), of those in the loop that moves the data, executed in every turn or not. Barriers are
+those that a program meets, and in brackets those in each turn of that loop. Bytes are what passes between memory and
+processors for an element of the tensor, statistics there and back included, beside what the tensors alone would take.
 """
 
 from __future__ import annotations
@@ -69,6 +71,12 @@ class Count:
     spills: int
     load_bits: int
     store_bits: int
+    barriers: int
+    """That a program of the grid meets."""
+    loop_barriers: int
+    """Of these, in each turn of the main loop."""
+    bytes_per_element: float
+    bytes_at_best: int
     file: str = ""
 
 
@@ -100,7 +108,12 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     else:
         launch = plan(shape, dense, 1, fast=backend == "cuda")
     kernel = getattr(kernels, f"{launch.family}_{step.partition('-')[0]}")
-    given = {**launch.arguments, "ACTIVATION": activation, "STATISTICS": step == "forward-train"}
+    given = {
+        **launch.arguments,
+        **launch.forward_arguments,
+        "ACTIVATION": activation,
+        "STATISTICS": step == "forward-train",
+    }
     constants = {
         a: given[a] for a in kernel.arg_names if a.isupper() and a in given and a not in ("N", "C", "S", "R", "W")
     }
@@ -189,10 +202,11 @@ def _gcn(text: str) -> tuple[list[str], dict[str, int], re.Pattern[str]]:
 
 _STORE = re.compile(r"STG|global_store|buffer_store")
 _END = re.compile(r"\bEXIT\b|s_endpgm")
+_BARRIER = re.compile(r"\bBAR\.|\bs_barrier\b")
 _LOAD = re.compile(r"LDG|global_load|buffer_load")
 
 
-def _bits(instruction: str, dtype_bits: int) -> int:
+def _bits(instruction: str) -> int:
     """How wide a memory instruction is."""
     if sass := re.search(r"\b(?:LDG|STG)(?:\.\w+)*?\.(?:U)?(\d+)\b", instruction):
         return int(sass[1])
@@ -204,16 +218,20 @@ def _bits(instruction: str, dtype_bits: int) -> int:
 
 
 def main_loop(text: str, backend: str) -> list[str]:
-    """The instructions of the innermost loop that stores the result; if it has no loop, all up to the kernel's end."""
+    """The instructions of the innermost loop that stores the result; if it has no loop, all up to the kernel's end.
+
+    The result is stored in the widest pieces; statistics in narrow ones, on AMD within what looks like a loop.
+    """
     instructions, labels, branch = (_sass if backend == "cuda" else _gcn)(text)
     loops = []
     for end, instruction in enumerate(instructions):
         if (match := branch.search(instruction)) and labels.get(match[1], end) < end:
             body = instructions[labels[match[1]] : end + 1]
-            loops.append((sum(bool(_STORE.search(i)) for i in body), -len(body), body))
+            stores = [_bits(i) for i in body if _STORE.search(i)]
+            loops.append((max(stores, default=0), len(stores), -len(body), body))
     # Behind the end there is padding.
     last = max((i for i, text in enumerate(instructions) if _END.search(text)), default=len(instructions))
-    return max((loop for loop in loops if loop[0]), default=(0, 0, instructions[: last + 1]))[2]
+    return max((loop for loop in loops if loop[0]), default=(0, 0, 0, instructions[: last + 1]))[-1]
 
 
 def count(step: str, activation: str, dtype: str, layout: str, target: str, save: Path | None = None) -> Count:
@@ -221,9 +239,12 @@ def count(step: str, activation: str, dtype: str, layout: str, target: str, save
     compiled, launch = compile_kernel(step, activation, dtype, layout, target)
     backend = TARGETS[target][0]
     text = disassemble(compiled.asm["cubin"]) if backend == "cuda" else compiled.asm["amdgcn"]
+    instructions = (_sass if backend == "cuda" else _gcn)(text)[0]
     body = main_loop(text, backend)
-    stores = [_bits(i, DTYPES[dtype]) for i in body if _STORE.search(i)]
-    loads = [_bits(i, DTYPES[dtype]) for i in body if _LOAD.search(i)]
+    stores = [_bits(i) for i in body if _STORE.search(i)]
+    loads = [_bits(i) for i in body if _LOAD.search(i)]
+    inside, everywhere = (len(_BARRIER.findall("\n".join(some))) for some in (body, instructions))
+    moved, best = _bytes(step, dtype, layout, launch)
     arguments = launch.arguments
     tile = math.prod(arguments[side] for side in TILES[launch.family])
     threads = arguments["num_warps"] * TARGETS[target][2]
@@ -255,8 +276,28 @@ def count(step: str, activation: str, dtype: str, layout: str, target: str, save
         spills=spills,
         load_bits=min(loads, default=0),
         store_bits=min(stores, default=0),
+        barriers=everywhere + (_turns(launch) - 1) * inside,
+        loop_barriers=inside,
+        bytes_per_element=round(moved, 3),
+        bytes_at_best=best,
         file=file,
     )
+
+
+def _turns(launch: Any) -> int:
+    """Turns of a program's main loop."""
+    given = launch.arguments
+    if launch.family == "columns":
+        return given["r_each"] // given["BM"]
+    return given["n_each"] * given["k_each"] if launch.family == "rows" else 1
+
+
+def _bytes(step: str, dtype: str, layout: str, launch: Any) -> tuple[float, int]:
+    """What is moved for an element, and what would be without statistics; each of their parts is 16 bytes, twice."""
+    shape, _ = _layout(layout)
+    best = DTYPES[dtype] // 8 * (3 if step == "backward" else 2)
+    parts = launch.parts * shape[1] if step == "forward-train" else 0
+    return best + 32 * parts / math.prod(shape), best
 
 
 def cases() -> Iterator[tuple[str, str, str, str]]:
@@ -280,15 +321,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one object a line instead of a table")
     options = parser.parse_args(arguments)
     if not options.json:
-        print(f"{'kernel':25} {'dtype':5} {'layout':18} {'instr/elem':>10} {'waste':>6} {'regs':>4} spills load store")
+        print(
+            f"{'kernel':25} {'dtype':5} {'layout':19} {'instr/elem':>10} {'waste':>6} {'regs':>4} spills load store "
+            f"{'barriers':>10} {'bytes (best)':>12}"
+        )
     for case in cases():
         c = count(*case, target=options.target, save=options.save)
         if options.json:
             print(json.dumps(asdict(c)), flush=True)
         else:
             print(
-                f"{c.kernel:25} {c.dtype:5} {c.layout:18} {c.instructions_per_element:10.2f} {c.waste:6.2f} "
-                f"{c.registers:4} {c.spills:6} {c.load_bits:4} {c.store_bits:5}",
+                f"{c.kernel:25} {c.dtype:5} {c.layout:19} {c.instructions_per_element:10.2f} {c.waste:6.2f} "
+                f"{c.registers:4} {c.spills:6} {c.load_bits:4} {c.store_bits:5} "
+                f"{f'{c.barriers} ({c.loop_barriers})':>10} {f'{c.bytes_per_element:.2f} ({c.bytes_at_best})':>12}",
                 flush=True,
             )
 

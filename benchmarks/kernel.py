@@ -1,25 +1,23 @@
 """Time the fused operation on a GPU beside a copy, `torch.relu`, the eager composition and its `torch.compile`.
 
-    python -m benchmarks.kernel [--quick] [--out FILE] [--plot FILE]
+    python -m benchmarks.kernel [--first | --quick] [--out FILE] [--plot FILE]
 
 Every row is a median of calls with a cold L2 cache, in milliseconds with the 20 and 80 % quantiles; GB/s count the
 bytes that any implementation must move (forward x and y, backward grad, y and dx), and `of_copy` is that bandwidth in
-percent of `torch.clone`'s in the same run. Rows are appended to `benchmarks/results/kernel.jsonl` with commit, versions
-and device, and the plot is drawn from the newest run there. Without a GPU it runs tiny sizes, to try the script itself.
+percent of `torch.clone`'s in the same run. A line is printed as soon as it is measured. Rows are appended to
+`benchmarks/results/kernel.jsonl` with commit, versions, device and clocks, and the plot is drawn from the newest run
+there. Without a GPU it runs tiny sizes, to try the script itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 
 import stocnoise
 from benchmarks import kernel_report
+from benchmarks.origin import origin
 
 RESULTS = Path(__file__).parent / "results" / "kernel.jsonl"
 GPU = torch.cuda.is_available()
@@ -44,6 +43,7 @@ SHAPES: list[tuple[tuple[int, ...], int, str]] = [
     ((256, 197, 3072), 2, "gelu"),  # ViT-B
     ((256, 56, 56, 384), 3, "gelu"),  # ConvNeXt-T
 ]
+FIRST = [SHAPES[1], SHAPES[0], SHAPES[4], SHAPES[6], SHAPES[7], SHAPES[2]]
 QUICK = [SHAPES[0], SHAPES[1], SHAPES[4], SHAPES[6]]
 SMOKE: list[tuple[tuple[int, ...], int, str]] = [((2, 8, 4, 4), 1, "relu"), ((2, 5, 16), 2, "gelu")]
 
@@ -112,46 +112,55 @@ def prepared(name: str, run: Callable[[Tensor], Tensor], x: Tensor, step: str) -
     return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True), 3
 
 
-def measure(shapes: list[tuple[tuple[int, ...], int, str]]) -> Iterator[dict[str, Any]]:
-    classes = {"relu": stocnoise.StocReLUEMA, "gelu": stocnoise.StocGELUEMA}
+def measure(shapes: list[tuple[tuple[int, ...], int, str]], first: bool = False) -> Iterator[list[dict[str, Any]]]:
+    """A row for each implementation, one shape, dtype, layout and pass at a time; `first`: in bf16, and few rivals."""
     for shape, channel_dim, activation in shapes:
-        for dtype in (torch.bfloat16, torch.float32):
+        for dtype in (torch.bfloat16,) if first else (torch.bfloat16, torch.float32):
             for channels_last in (False, True) if len(shape) == 4 and channel_dim == 1 else (False,):
                 base = torch.randn(shape, device=DEVICE, dtype=dtype)
                 x = base.to(memory_format=torch.channels_last) if channels_last else base
                 del base
-                size = x.numel() * x.element_size()
                 for step in ("forward-train", "forward-eval", "backward"):
-                    layer = classes[activation](shape[channel_dim], gamma=0.1, channel_dim=channel_dim).to(DEVICE)
-                    layer.sigma.fill_(1.0)
-                    layer.num_batches_tracked.fill_(1)
-                    layer.train(step != "forward-eval")
-                    copy = 0.0
-                    # A compilation takes seconds: for the dtype that the goals are stated in.
-                    for name, run in implementations(layer, compiled=dtype == torch.bfloat16).items():
-                        try:
-                            call, tensors = prepared(name, run, x, step)
-                            with torch.set_grad_enabled(step == "backward"):
-                                median, low, high = timed(call, slow=name in ("eager", "compiled"))
-                        except Exception as error:  # out of memory, a failed compilation: the others go on
-                            print(f"{name}, {step}, {shape}, {dtype}: {error!r}", file=sys.stderr)
-                            continue
-                        bandwidth = tensors * size / median / 1e6
-                        copy = bandwidth if name == "clone" else copy
-                        yield {
-                            "shape": list(shape),
-                            "activation": activation,
-                            "dtype": str(dtype).removeprefix("torch."),
-                            "channels_last": channels_last,
-                            "pass": step,
-                            "implementation": name,
-                            "mib": round(size / 2**20, 1),
-                            "ms": median,
-                            "ms_20": low,
-                            "ms_80": high,
-                            "gb_s": round(bandwidth, 1),
-                            "of_copy": round(100 * bandwidth / copy, 1),
-                        }
+                    same = {
+                        "shape": list(shape),
+                        "activation": activation,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        "channels_last": channels_last,
+                        "pass": step,
+                        "mib": round(x.numel() * x.element_size() / 2**20, 1),
+                    }
+                    yield [{**same, **row} for row in compare(x, channel_dim, activation, step, first)]
+
+
+def compare(x: Tensor, channel_dim: int, activation: str, step: str, first: bool) -> Iterator[dict[str, Any]]:
+    """The implementations beside each other at one place."""
+    layer = {"relu": stocnoise.StocReLUEMA, "gelu": stocnoise.StocGELUEMA}[activation](
+        x.shape[channel_dim], gamma=0.1, channel_dim=channel_dim
+    ).to(DEVICE)
+    layer.sigma.fill_(1.0)
+    layer.num_batches_tracked.fill_(1)
+    layer.train(step != "forward-eval")
+    copy = 0.0
+    # A compilation takes seconds: for the dtype that the goals are stated in.
+    rivals = implementations(layer, compiled=x.dtype == torch.bfloat16 and not first)
+    for name in ("clone", "relu", "ours") if first else rivals:
+        try:
+            call, tensors = prepared(name, rivals[name], x, step)
+            with torch.set_grad_enabled(step == "backward"):
+                median, low, high = timed(call, slow=first or name in ("eager", "compiled"))
+        except Exception as error:  # out of memory, a failed compilation: the others go on
+            print(f"{name}, {step}, {tuple(x.shape)}, {x.dtype}: {error!r}", file=sys.stderr)
+            continue
+        bandwidth = tensors * x.numel() * x.element_size() / median / 1e6
+        copy = bandwidth if name == "clone" else copy
+        yield {
+            "implementation": name,
+            "ms": median,
+            "ms_20": low,
+            "ms_80": high,
+            "gb_s": round(bandwidth, 1),
+            "of_copy": round(100 * bandwidth / copy, 1) if copy else None,
+        }
 
 
 def host_overhead(calls: int = 500) -> Iterator[dict[str, Any]]:
@@ -187,30 +196,13 @@ def host_overhead(calls: int = 500) -> Iterator[dict[str, Any]]:
         yield {"pass": "host", "implementation": name, "us": round(min(times), 2)}
 
 
-def origin() -> dict[str, Any]:
-    """Commit, versions and device."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent)
-    properties = torch.cuda.get_device_properties(0) if GPU else None
-    try:
-        import triton
-
-        triton_version = triton.__version__
-    except ImportError:
-        triton_version = None
-    return {
-        "run": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip(),
-        "torch": torch.__version__,
-        "triton": triton_version,
-        "device": properties.name if properties else platform.processor() or platform.machine(),
-        "processors": properties.multi_processor_count if properties else 0,
-        "capability": list(torch.cuda.get_device_capability()) if GPU else None,
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="four shapes instead of all")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
+        "--first", action="store_true", help="relu, its copy and ours alone, bf16, the six shapes that matter"
+    )
+    extent.add_argument("--quick", action="store_true", help="four shapes instead of all")
     parser.add_argument("--out", type=Path, default=RESULTS if GPU else None, help="append rows here")
     parser.add_argument("--plot", type=Path, help="draw the roofline here (needs Triton and matplotlib)")
     options = parser.parse_args(arguments)
@@ -218,13 +210,20 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    for part in (host_overhead(), measure((QUICK if options.quick else SHAPES) if GPU else SMOKE)):
-        for row in part:
-            rows.append({**common, **row})
-            if options.out is not None:  # at once, lest a crash lose what was measured
-                with options.out.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-    print(kernel_report.table(rows))
+    shapes = (FIRST if options.first else QUICK if options.quick else SHAPES) if GPU else SMOKE
+    print(kernel_report.heading(common), flush=True)
+    for comparison in measure(shapes, first=options.first):
+        comparison = [{**common, **row} for row in comparison]
+        rows += comparison
+        if options.out is not None:  # at once, lest a crash lose what was measured
+            with options.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in comparison)
+        print(kernel_report.line(comparison), flush=True)
+    host = [{**common, **row} for row in host_overhead()]
+    if options.out is not None:
+        with options.out.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in host)
+    print(kernel_report.host_line(host), flush=True)
     if options.plot is not None:
         newest = rows if options.out is None else kernel_report.newest_run(options.out)
         kernel_report.plot(newest, options.plot)

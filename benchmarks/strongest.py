@@ -23,16 +23,14 @@ from stocnoise import APGD, PGD, AutoAttack
 EPS = 0.15
 
 
-def student(epochs: int, scale_name: str = "digits") -> tuple[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
-    scale = load_scale(scale_name)
+def student(epochs: int) -> tuple[torch.nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    scale = load_scale("digits")
     split = load(scale.data, Path())
     torch.manual_seed(0)
-    model = network(scale.network, scale.width, split.channels, split.classes)
-    made = stocnoise.convert(model, split.train.x[:2])
-    stocnoise.calibrate(made, split.train.x.split(64))
-    train = [*zip(split.train.x.split(64), split.train.y.split(64), strict=True)]
-    attack = PGD(eps=EPS, steps=5)
-    stocnoise.finetune(made, train, epochs=epochs, attack=attack, lr=0.05, seed=0, progress=False)
+    made = stocnoise.convert(network(scale.network, scale.width, split.channels, split.classes), torch.rand(2, 1, 8, 8))
+    loader = split.loader(64)
+    stocnoise.calibrate(made, loader)
+    stocnoise.finetune(made, loader, epochs=epochs, attack=PGD(eps=EPS, steps=5), seed=0, progress=False)
     return made.eval(), batches(split.test, None, 250)
 
 

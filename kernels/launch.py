@@ -19,6 +19,9 @@ TILE = 2048
 # An interpreted turn of the loop costs about 30 ms, whatever its size: there tiles are large, and may be half empty.
 INTERPRETED_TILE = 1 << 16
 
+# Of a tile of `columns`. Wider ones have too few rows, narrower ones no whole vectors for each thread of a warp.
+MIN_COLUMNS, MAX_COLUMNS = 64, 512
+
 # Turns of a program's main loop: few enough that some thousand programs even out over any number of processors, and
 # enough that reducing the statistics stays small beside collecting them.
 MANY_TURNS, FEW_TURNS = 32, 4
@@ -33,6 +36,8 @@ class Launch:
     """The file with the kernel: `rows`, `columns` or `pointwise`."""
     grid: tuple[int, ...]
     arguments: dict[str, Any]
+    forward_arguments: dict[str, Any]
+    """Those that only the forward kernel takes besides."""
     parts: int
     """Parts of the statistics of each channel; 0 where there are none."""
     waste: float
@@ -90,19 +95,35 @@ def _rows(memory: Memory, tile: int) -> Launch:
             "WIDTH": width,
             "num_warps": max(1, min(4, kc * width // 512)),
         },
+        forward_arguments={},
         parts=grid[1] * grid[2],
         waste=across * kc * along * width / memory.block,
     )
 
 
+def _width_and_copies(memory: Memory, tile: int) -> tuple[int, int]:
+    """How many columns a tile has, and how many blocks of all channels a row.
+
+    A tile is either the whole row, some blocks, or no wider than a block and no narrower than a channel: so each part
+    of the statistics is of one channel, and each channel of a program has the same number of parts.
+    """
+    block, base = memory.block, GROUP // math.gcd(memory.block, GROUP)
+    options: list[tuple[int, int]] = []
+    if block * base <= MAX_COLUMNS:
+        options.append((MAX_COLUMNS, MAX_COLUMNS // (block * base) * base))
+    least = MIN_COLUMNS if block >= MIN_COLUMNS else MIN_COLUMNS // 2
+    for width in _powers(max(least, _power_above(memory.inner)), min(MAX_COLUMNS, block)):
+        options += [(width, base * times) for times in range(1, 9)]
+    cover = {(w, m): _ceil(m * block, w) * w / (m * block) for w, m in options}
+    most = (1.05 if tile <= TILE else 2.0) * min(cover.values())
+    return min((o for o in options if cover[o] <= most), key=lambda option: (option[1], -option[0]))
+
+
 def _columns(memory: Memory, tile: int) -> Launch:
-    copies = GROUP // math.gcd(memory.block, GROUP)
-    unit = memory.block * copies
-    bn = _covering(unit, _powers(64, 512), tile)
-    if unit < 512 and unit % bn:
-        bn = 512
-        copies *= bn // unit
+    C, S = memory.channels, memory.inner
+    bn, copies = _width_and_copies(memory, tile)
     W = memory.block * copies
+    folded = bn >= W
     R = _ceil(memory.numel, W)
     bm = tile // bn
     across, along = _ceil(W, bn), _ceil(R, bm)
@@ -114,14 +135,19 @@ def _columns(memory: Memory, tile: int) -> Launch:
         arguments={
             "R": R,
             "W": W,
-            "C": memory.channels,
-            "S": memory.inner,
+            "C": C,
+            "S": S,
             "r_each": r_each,
             "BM": bm,
             "BN": bn,
             "num_warps": 4,
         },
-        parts=W // memory.channels * grid[1],
+        forward_arguments={
+            "HELD": _power_above(C if folded else _ceil(bn - 1, S) + 1),
+            "RUN": _power_above(S * copies if folded else S),
+            "FOLDED": folded,
+        },
+        parts=grid[1] * (1 if folded else copies if S == 1 else 2 * copies),
         waste=across * bn / W,
     )
 
@@ -142,8 +168,9 @@ def plan(
         tile: elements that a program handles in a turn of its loop, at most.
     """
     memory = memory_of(shape, strides, channel_dim)
-    # Rows of a few elements fill their tiles badly. Columns always fill them, but leave more parts of statistics.
-    if memory.inner == 1 or _rows(memory, TILE).waste > 1.35:
+    # Rows of a few elements fill their tiles badly. Columns fill them, but take longer to reduce the statistics.
+    short = memory.inner <= MAX_COLUMNS and _rows(memory, TILE).waste > 1.1
+    if memory.channels > 1 and (memory.inner == 1 or short):
         launch = _columns(memory, tile)
     else:
         launch = _rows(memory, tile)
@@ -165,6 +192,7 @@ def plan_pointwise(numel: int, tile: int = TILE) -> Launch:
             "num_warps": 4,
             "enable_fp_fusion": True,
         },
+        forward_arguments={},
         parts=0,
         waste=programs * tile / numel,
     )

@@ -25,7 +25,7 @@ def store_part(parts_ptr, slot, size, count, pivot, sum_d, sum_dd, mask):
 
 @triton.jit(do_not_specialize=["C", "Q"])
 def merge_parts(
-    parts_ptr,  # (4, C, Q) float32: count, pivot, mean − pivot, M2 of Q parts of each channel
+    parts_ptr,  # (4, Q, C) float32: count, pivot, mean − pivot, M2 of Q parts of each channel
     moments_ptr,  # (3, C) float32, written: count, mean, M2
     C,
     Q,
@@ -36,27 +36,26 @@ def merge_parts(
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     real = c < C
     size = C.to(tl.int64) * Q
-    base = c.to(tl.int64) * Q
     # Means are taken relative to the first part's pivot, which makes one pass enough.
-    centre = tl.load(parts_ptr + size + base, mask=real, other=0.0).to(tl.float64)
-    count = tl.zeros((BLOCK_C, BLOCK_Q), tl.float64)
-    first = tl.zeros((BLOCK_C, BLOCK_Q), tl.float64)
-    second = tl.zeros((BLOCK_C, BLOCK_Q), tl.float64)
+    centre = tl.load(parts_ptr + size + c, mask=real, other=0.0).to(tl.float64)
+    count = tl.zeros((BLOCK_Q, BLOCK_C), tl.float64)
+    first = tl.zeros((BLOCK_Q, BLOCK_C), tl.float64)
+    second = tl.zeros((BLOCK_Q, BLOCK_C), tl.float64)
     for start in range(0, Q, BLOCK_Q):
         q = start + tl.arange(0, BLOCK_Q)
-        mask = real[:, None] & (q < Q)[None, :]
-        p_part = parts_ptr + base[:, None] + q[None, :]
+        mask = (q < Q)[:, None] & real[None, :]
+        p_part = parts_ptr + q.to(tl.int64)[:, None] * C + c[None, :]
         n = tl.load(p_part, mask=mask, other=0.0).to(tl.float64)
         pivot = tl.load(p_part + size, mask=mask, other=0.0).to(tl.float64)
         delta = tl.load(p_part + 2 * size, mask=mask, other=0.0).to(tl.float64)
         m2 = tl.load(p_part + 3 * size, mask=mask, other=0.0).to(tl.float64)
-        mean = tl.where(n > 0, pivot - centre[:, None] + delta, 0.0)
+        mean = tl.where(n > 0, pivot - centre[None, :] + delta, 0.0)
         count += n
         first += n * mean
         second += m2 + n * mean * mean
-    n = tl.sum(count, 1)
-    offset = tl.sum(first, 1) / tl.maximum(n, 1.0)
-    m2 = tl.sum(second, 1) - n * offset * offset
+    n = tl.sum(count, 0)
+    offset = tl.sum(first, 0) / tl.maximum(n, 1.0)
+    m2 = tl.sum(second, 0) - n * offset * offset
     tl.store(moments_ptr + c, n.to(tl.float32), mask=real)
     tl.store(moments_ptr + C + c, (centre + offset).to(tl.float32), mask=real)
     tl.store(moments_ptr + 2 * C + c, tl.where(m2 < 0.0, 0.0, m2).to(tl.float32), mask=real)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .activation import activate, derivative
 from .moments import store_part
-from .noise import noise
+from .noise import noise, piece_of
 from .walk import place_of_elements
 
 # Left to itself Triton compiles again for a count of 1 and for every multiple of 16.
@@ -43,13 +43,15 @@ def _tile(
     SHIFTED: tl.constexpr,
     STEADY: tl.constexpr,
     RAGGED: tl.constexpr,
+    PIECE: tl.constexpr,
 ):
-    """Tile k of rows (n, c): its groups (KC, WIDTH/8) and element indices (KC, WIDTH), int64; then three masks, what to
-    load, what to store, and which elements are of channel c; and which are of channel c + 1."""
+    """Tile k of rows (n, c): its pieces (KC, WIDTH/PIECE) and element indices (KC, WIDTH), int64; then three masks,
+    what to load, what to store, and which elements are of channel c; and which are of channel c + 1."""
     row, shift = _row_start(n, c, C, S, SHIFTED, STEADY)
     done = tl.cast(k, tl.int64) * WIDTH
     lane = tl.arange(0, WIDTH)[None, :]
-    group = row[:, None] + tl.cast(k, tl.int64) * (WIDTH // 8) + tl.arange(0, WIDTH // 8)[None, :]
+    first_piece = row[:, None] * (8 // PIECE) + tl.cast(k, tl.int64) * (WIDTH // PIECE)
+    piece = first_piece + tl.arange(0, WIDTH // PIECE)[None, :]
     index = (row[:, None] * 8 + done) + lane
 
     real = (c < C)[:, None]
@@ -70,14 +72,14 @@ def _tile(
     if RAGGED:
         load = load & (index < numel)
         store = store & (index < numel)
-    return group, index, load, store, own, beyond
+    return piece, index, load, store, own, beyond
 
 
 @triton.jit(do_not_specialize=_COUNTS)
 def rows_forward(
     x_ptr,  # (N, C, S), where `walk` leads
     y_ptr,  # (N, C, S), dense
-    parts_ptr,  # (4, C, Q) float32, written: Q the grid's programs for a channel
+    parts_ptr,  # (4, Q, C) float32, written: Q the grid's programs for a channel
     scale_ptr,  # (C,) float32, written: √γ·σ
     sigma_ptr,  # (C,) float32
     gamma_ptr,  # 0-dim float32
@@ -101,6 +103,7 @@ def rows_forward(
     FAST: tl.constexpr,
 ):
     """y = h(x + noise), and the statistics of x. Grid: (⌈C / KC⌉, parts of N, parts of a row)."""
+    PIECE: tl.constexpr = piece_of(x_ptr)
     c = tl.program_id(0) * KC + tl.arange(0, KC)
     n_first = tl.program_id(1) * n_each
     n_last = tl.minimum(n_first + n_each, N)
@@ -125,9 +128,11 @@ def rows_forward(
 
     for k in range(k_first, k_last):
         for n in range(n_first, n_last):
-            group, index, load, store, own, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
+            piece, index, load, store, own, beyond = _tile(
+                n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED, PIECE
+            )
             x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=load, other=0.0).to(tl.float32)
-            z = noise(seed, group, index, numel, noise_walk, FAST)
+            z = noise(seed, piece, index, numel, noise_walk, PIECE, FAST)
             y = activate(tl.fma(z, tl.where(beyond, next_scale[:, None], scale[:, None]), x), slope, ACTIVATION, FAST)
             tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=store)
             if STATISTICS:
@@ -146,7 +151,8 @@ def rows_forward(
         end = tl.minimum(tl.maximum(tl.cast(k_last, tl.int64) * WIDTH - shift, 0), S)
         count = ((end - begin) * (n_last - n_first)).to(tl.float32)
         parts = tl.num_programs(1) * tl.num_programs(2)
-        slot = c.to(tl.int64) * parts + tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
+        part = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
+        slot = part.to(tl.int64) * C + c
         size = tl.cast(C, tl.int64) * parts
         store_part(parts_ptr, slot, size, count, pivot, tl.sum(sum_d, 1), tl.sum(sum_dd, 1), c < C)
 
@@ -177,6 +183,7 @@ def rows_backward(
     FAST: tl.constexpr,
 ):
     """dx = grad · h′(x + noise), the noise drawn again. Arguments and grid as in `rows_forward`."""
+    PIECE: tl.constexpr = piece_of(x_ptr)
     c = tl.program_id(0) * KC + tl.arange(0, KC)
     n_first = tl.program_id(1) * n_each
     n_last = tl.minimum(n_first + n_each, N)
@@ -190,11 +197,13 @@ def rows_backward(
 
     for k in range(k_first, k_last):
         for n in range(n_first, n_last):
-            group, index, load, store, _, beyond = _tile(n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED)
+            piece, index, load, store, _, beyond = _tile(
+                n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED, PIECE
+            )
             x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=load, other=0.0).to(tl.float32)
             p_grad = grad_ptr + place_of_elements(index, numel, grad_walk)
             grad = tl.load(p_grad, mask=store, other=0.0).to(tl.float32)
-            z = noise(seed, group, index, numel, noise_walk, FAST)
+            z = noise(seed, piece, index, numel, noise_walk, PIECE, FAST)
             dx = grad * derivative(
                 tl.fma(z, tl.where(beyond, next_scale[:, None], scale[:, None]), x), slope, ACTIVATION, FAST
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from stocnoise import ops
 from stocnoise.activations import Activation, Operation
+
+_as_one = False
 
 
 def draw_seed(device: torch.device | str) -> Tensor:
@@ -20,10 +23,21 @@ def draw_seed(device: torch.device | str) -> Tensor:
     seeded alike still make different noise.
     """
     rank, world = 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if not _as_one and torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     width = (2**63 - 1) // world
     return torch.randint(rank * width, (rank + 1) * width, (1,), device=device, dtype=torch.int64)
+
+
+@contextmanager
+def as_one_process() -> Iterator[None]:
+    """Within the block ranks seeded alike make the same noise: for work seeded by what it is, not by who does it."""
+    global _as_one
+    before, _as_one = _as_one, True
+    try:
+        yield
+    finally:
+        _as_one = before
 
 
 def stoc_act(

@@ -74,7 +74,7 @@ def forward(
         return y, torch.zeros(3, channels if statistics else 0, device=x.device), gamma.sqrt() * sigma
     launch = _launch(y, operation.channel_dim)
     scale = torch.empty_like(sigma)
-    parts = torch.empty(4, channels, launch.parts if statistics else 0, device=x.device)
+    parts = torch.empty(4, launch.parts if statistics else 0, channels, device=x.device)
     moments = torch.empty(3, channels if statistics else 0, device=x.device)
     kernel = rows_forward if launch.family == "rows" else columns_forward
     with _on_device_of(x):
@@ -92,12 +92,20 @@ def forward(
             ACTIVATION=operation.activation.name,
             STATISTICS=statistics,
             **launch.arguments,
+            **launch.forward_arguments,
         )
         if statistics:
             # Not by the number of parts, which follows the batch size: that would compile again.
-            block_c, block_q = (4, 256) if x.is_cuda else (64, 1024)
+            block_c, block_q = (8, 256) if x.is_cuda else (64, 1024)
             merge_parts[(triton.cdiv(channels, block_c),)](
-                parts, moments, channels, launch.parts, BLOCK_C=block_c, BLOCK_Q=block_q, enable_fp_fusion=True
+                parts,
+                moments,
+                channels,
+                launch.parts,
+                BLOCK_C=block_c,
+                BLOCK_Q=block_q,
+                num_warps=8,
+                enable_fp_fusion=True,
             )
     return y, moments, scale
 

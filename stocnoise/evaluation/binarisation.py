@@ -14,8 +14,8 @@ from stocnoise.batches import Batch
 from stocnoise.evaluation.subject import Subject
 from stocnoise.tasks import as_task
 
-_INNER, _RANDOM, _RIDGE = 100, 100, 1e-4
-_CLOSENESS = 0.9
+_INNER, _RANDOM, _RIDGE = 100, 100, 0.1
+_CLOSENESS = 0.7
 
 
 class Found(NamedTuple):
@@ -45,7 +45,7 @@ def binarisation(subject: Subject, batch: Batch, attack: PGD, draws: int) -> Fou
     x, y = batch.x, torch.zeros(len(batch.x), device=batch.x.device)
     attack = attack.with_defaults(bounds=subject.bounds, mask=subject.mask)
     half = dataclasses.replace(attack, eps=attack.eps / 2)
-    surface = RandomNoise(eps=attack.eps, norm=attack.norm, bounds=attack.bounds, mask=attack.mask)
+    surface = RandomNoise(eps=attack.eps, norm=attack.norm, bounds=attack.bounds, mask=attack.mask, task="binary")
 
     def mean(points: Tensor) -> Tensor:
         with torch.no_grad():

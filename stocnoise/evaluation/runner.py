@@ -29,6 +29,7 @@ from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.strongest import Strongest
 from stocnoise.evaluation.subject import Subject, Wanted
 from stocnoise.evaluation.trials import Budgets, Trial, seed_all
+from stocnoise.functional import as_one_process
 from stocnoise.normalization import Figures, warn_if_bare
 from stocnoise.tasks import OutputReader, TaskLike, as_task
 
@@ -80,7 +81,8 @@ def evaluate(
         model: returns what `task` takes; class logits (B, C) by default.
         data: batches (images in [0, 1], labels): a DataLoader, a list or a generator, gone through once.
         attacks: names (`stocnoise.attacks.registry.NAMES`) or attack objects, whose own settings are kept but for ε.
-            "boundary" also runs as "boundary-raw", on a model with noise.
+            "boundary" also runs as "boundary-raw", on a model with noise. "strongest" is for each image the best of
+            several attacks in stages, now "strongest-1", with budgets of its own: see `evaluation.Strongest`.
         eps: one ε or several, in units of the inputs (pixels of [0, 1]); in L∞ each a number, or a tensor of one for
             each feature, which the report shows by its largest.
         task: what the output means and when it is wrong; see `Task`. The attacks' task, unless they have one.
@@ -100,7 +102,7 @@ def evaluate(
         checks: look for signs of false robustness, on the first `check_images` images; failures are `report.warnings`.
         keep_examples: keep so many inputs under every attack for the pictures of `report.to_html`: the first ones that
             most draws answer rightly without an attack.
-        seed: of everything random; the same seed gives the same report on the same machine and number of processes.
+        seed: of everything random; the same seed gives the same report on the same machine, by one process or several.
         progress: show a bar.
         name: of the model in the report; default its class.
         path: write the report there as JSON after every batch.
@@ -160,6 +162,7 @@ def evaluate(
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with (
         torch.random.fork_rng(cuda),
+        as_one_process(),  # a batch has its own seed, whichever process it falls to
         attack_mode(run.model),
         tqdm(disable=not progress or rank != 0, unit="attack", desc="evaluate") as bar,
     ):

@@ -93,13 +93,13 @@ def test_two_processes_find_what_one_does(tmp_path):
             import sys
             sys.path[:0] = [sys.argv[1], sys.argv[1] + "/evaluation"]
             import torch
-            torch.distributed.init_process_group("gloo")
             from test_resume import ATTACK, BATCHES, FAST
             from attacks_models import noisy_net, digits
             import stocnoise
             torch.manual_seed(0)
             model = noisy_net()
             stocnoise.calibrate(model, [digits()[0][:64]])
+            torch.distributed.init_process_group("gloo")
             rank = torch.distributed.get_rank()
             report = stocnoise.evaluate(model.eval(), BATCHES, [ATTACK], [0.1], **FAST)
             report.save(f"{sys.argv[2]}/{rank}.json")

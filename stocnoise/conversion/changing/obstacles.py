@@ -7,10 +7,10 @@ import functools
 from torch import Tensor, nn
 
 from stocnoise.conversion.changing.edits import digest
+from stocnoise.conversion.finding.callee import UNKNOWN
 from stocnoise.conversion.finding.calls import Call
 from stocnoise.conversion.finding.catalog import activation_reader
 from stocnoise.conversion.finding.source import SourceUnavailableError
-from stocnoise.conversion.finding.trace import UNKNOWN
 
 
 def obstacle(call: Call) -> str | None:

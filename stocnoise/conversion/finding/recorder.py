@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from stocnoise.activations import Activation
 from stocnoise.conversion.finding import channels, shapes
+from stocnoise.conversion.finding.callee import product_in
 from stocnoise.conversion.finding.calls import Call, Left, Record
 from stocnoise.conversion.finding.catalog import Reader, activation_reader, gate_name
 from stocnoise.conversion.finding.chance import Chance, Draws
@@ -24,7 +25,7 @@ from stocnoise.conversion.finding.natures import Nature, Natures
 from stocnoise.conversion.finding.operators import Operators
 from stocnoise.conversion.finding.places import is_plain_leaf
 from stocnoise.conversion.finding.products import Found, Products
-from stocnoise.conversion.finding.trace import Tracer, product_in
+from stocnoise.conversion.finding.trace import Tracer
 from stocnoise.layers import StochasticActivation
 
 _NOISY = "_stocnoise_noisy"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import copy
-import itertools
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from types import CodeType, FrameType, FunctionType, MethodType
@@ -12,16 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from stocnoise.conversion.finding.source import (
-    Position,
-    Product,
-    SourceUnavailableError,
-    call_at,
-    factors,
-    is_thin,
-    names_in,
-    product_at,
-)
+from stocnoise.conversion.finding.callee import UNKNOWN, callee_in, position_in
+from stocnoise.conversion.finding.source import Position, SourceUnavailableError, is_thin
 
 # Modules whose functions stand between a model's code and the activation, and are not places of their own.
 _GLUE = {"torch.nn.modules.module", "torch.nn.functional", "torch.overrides", "torch._jit_internal", "torch._ops"}
@@ -80,9 +69,6 @@ class Link:
     position: Position
     scope: int
     reach: Reach
-
-
-UNKNOWN = object()
 
 
 @dataclass(frozen=True)
@@ -150,7 +136,7 @@ class Tracer:
             family = set(nested_codes(outer.f_code))
             nested = [f for f in inner if f.f_code in family]
             place = nested[0] if nested else outer
-            called = _callee(place, method.cls)
+            called = callee_in(place, method.cls)
             if owner is None:
                 owner = module
                 callee = called
@@ -158,7 +144,7 @@ class Tracer:
             defs = [f for f in nested if f.f_code.co_name not in _INLINE]
             scope = defs[0] if defs else outer
             reach = _reach(called, below)
-            links.append(Link(method, self._number(outer), _position(place), self._number(scope), reach))
+            links.append(Link(method, self._number(outer), position_in(place), self._number(scope), reach))
             below = outer.f_code
             inner = []
         if owner is None:
@@ -191,9 +177,9 @@ class Tracer:
                 place = outward.pop(0)
                 scope = scope if place.f_code.co_name in _INLINE else place
             links[-1] = replace(links[-1], reach=reach)
-            callee = _callee(place, type(None))
+            callee = callee_in(place, type(None))
             numbers = self._number(frame), self._number(scope)
-            links.append(Link(Helper(function), numbers[0], _position(place), numbers[1], "unseen"))
+            links.append(Link(Helper(function), numbers[0], position_in(place), numbers[1], "unseen"))
         return links, callee
 
     @staticmethod
@@ -248,15 +234,6 @@ def _first_argument(frame: FrameType) -> Any:
     return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
-def _position(frame: FrameType) -> Position:
-    _, line, _, column = _range(frame)
-    return Position(line or 0, column or 0)
-
-
-def _range(frame: FrameType) -> tuple[int | None, int | None, int | None, int | None]:
-    return next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
-
-
 def _is_entry(frame: FrameType, owner: nn.Module) -> bool:
     """Whether `frame` is the call of `owner` as a module."""
     return frame.f_code.co_name == "_call_impl" and _first_argument(frame) is owner
@@ -292,73 +269,6 @@ def _reach_of_helper(callee: Any, frame: FrameType) -> Reach | None:
 
 def _is_thin(frame: FrameType) -> bool:
     try:
-        return is_thin(frame.f_code, _position(frame))
+        return is_thin(frame.f_code, position_in(frame))
     except SourceUnavailableError:
         return False
-
-
-class _Mangler(ast.NodeTransformer):
-    """Private names as the class that they stand in spells them."""
-
-    def __init__(self, cls: type) -> None:
-        self._prefix = "_" + cls.__name__.lstrip("_")
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
-        if node.attr.startswith("__") and not node.attr.endswith("__"):
-            node.attr = self._prefix + node.attr
-        self.generic_visit(node)
-        return node
-
-
-def _callee(frame: FrameType, cls: type) -> Any:
-    """The object that the call in progress in `frame`, of a method of `cls`, calls."""
-    try:
-        call = call_at(frame.f_code, _position(frame))
-    except SourceUnavailableError:
-        return UNKNOWN
-    if call is None or any(map(_does_something, ast.walk(call.func))):
-        return UNKNOWN  # to tell what f()(x) calls, f would have to run again
-    return _evaluate(call.func, frame, cls)
-
-
-def _does_something(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        return not (isinstance(node.func, ast.Name) and node.func.id == "type")
-    return isinstance(node, (ast.NamedExpr, ast.Await))
-
-
-def _evaluate(node: ast.expr, frame: FrameType, cls: type) -> Any:
-    expression = ast.Expression(_Mangler(cls).visit(copy.deepcopy(node)))
-    expression = ast.fix_missing_locations(_Loader().visit(expression))
-    try:
-        return eval(compile(expression, "<callee>", "eval"), frame.f_globals, dict(frame.f_locals))
-    except Exception:
-        return UNKNOWN
-
-
-class _Loader(ast.NodeTransformer):
-    """What is assigned to, as it is read."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        if hasattr(node, "ctx"):
-            node.ctx = ast.Load()
-        return super().generic_visit(node)
-
-
-def product_in(frame: FrameType, x: Any) -> Product | None:
-    """The product in progress in `frame`, and the expression in it that is `x`; None if that is not to be seen."""
-    line, end_line, column, end_column = _range(frame)
-    position = Position(end_line or 0, end_column or 0, (line or 0, column or 0))
-    try:
-        node = product_at(frame.f_code, position)
-    except SourceUnavailableError:
-        return None
-    if node is None or any(isinstance(part, (ast.NamedExpr, ast.Await, ast.Yield)) for part in ast.walk(node)):
-        return None
-    sides = [
-        {ast.unparse(inner) for inner in names_in(side) if _evaluate(inner, frame, type(None)) is x}
-        for side in factors(node)
-    ]
-    for spelling in sorted(set().union(*sides)):
-        return Product(position, spelling, all(spelling in side for side in sides))
-    return None

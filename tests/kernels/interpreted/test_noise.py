@@ -62,16 +62,19 @@ def test_words_are_philox_bit_for_bit_also_past_32_bits(key: int) -> None:
 
 
 @triton.jit
-def _store_noise(out_ptr, group_ptr, key, BLOCK: tl.constexpr):
-    group = tl.load(group_ptr + tl.arange(0, BLOCK))[None, :]
-    z = noise_module.noise(key, group, group, 0, (), False)  # a dense tensor's: index and size are not looked at
-    tl.store(out_ptr + tl.arange(0, 8 * BLOCK)[None, :], z)
+def _store_noise(out_ptr, piece_ptr, key, BLOCK: tl.constexpr, PIECE: tl.constexpr):
+    piece = tl.load(piece_ptr + tl.arange(0, BLOCK))[None, :]
+    z = noise_module.noise(key, piece, piece, 0, (), PIECE, False)  # a dense tensor's: index and size are not looked at
+    tl.store(out_ptr + tl.arange(0, PIECE * BLOCK)[None, :], z)
 
 
-def test_elements_past_32_bits_have_noise_of_their_own() -> None:
+@pytest.mark.parametrize("piece", [8, 4])
+def test_elements_past_32_bits_have_noise_of_their_own(piece: int) -> None:
     groups = torch.tensor([0, 2**31, 2**32, 2**33] + [2**40 + i for i in range(4)])
+    each = 8 // piece
+    pieces = (groups[:, None] * each + torch.arange(each)).flatten()
     out = torch.zeros(8, 8)
-    _store_noise[(1,)](out, groups, SEED, BLOCK=8)
+    _store_noise[(1,)](out, pieces, SEED, BLOCK=8 * each, PIECE=piece)
     index = groups.numpy()[:, None] * 8 + np.arange(8)
     assert np.abs(out.numpy() - normals(SEED, index)).max() < 2e-6
     assert out.flatten().unique().numel() == 64
@@ -80,8 +83,8 @@ def test_elements_past_32_bits_have_noise_of_their_own() -> None:
 @triton.jit
 def _store_place(out_ptr, n, c, C, S, SHIFTED: tl.constexpr, STEADY: tl.constexpr):
     channels = c + tl.arange(0, 1)
-    group, index, _, _, _, _ = rows._tile(n, 3, channels, C, S, 1, 1, 32, SHIFTED, STEADY, False)
-    tl.store(out_ptr + tl.arange(0, 4)[None, :], group)
+    piece, index, _, _, _, _ = rows._tile(n, 3, channels, C, S, 1, 1, 32, SHIFTED, STEADY, False, 8)
+    tl.store(out_ptr + tl.arange(0, 4)[None, :], piece)
     tl.store(out_ptr + 4 + tl.arange(0, 32)[None, :], index)
 
 

@@ -104,7 +104,8 @@ def test_kernels_do_not_compile_again_for_a_batch_size(shape: tuple[int, int, in
 
     def constants(batch: int) -> dict[str, object]:
         strides = (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
-        arguments = launch.plan((batch, *shape), strides, 1).arguments
+        planned = launch.plan((batch, *shape), strides, 1)
+        arguments = planned.arguments | planned.forward_arguments
         counts = {"N", "C", "S", "R", "W", "numel", "n_each", "k_each", "r_each"}
         constant = {k: v for k, v in arguments.items() if k not in counts}
         # Of walks it matters how long they are and which numbers are 1 or multiples of 16.
