@@ -1,4 +1,4 @@
-"""Attack a model, or the student made of it, on a folder of images."""
+"""Attack a model, or the student made of it, on a folder of images; killed, the same command with --out goes on."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class Settings:
     progress: bool = setting("show a bar", True)
 
 
+_FREE = ("workers", "progress")  # what may differ when an evaluation goes on
+
+
 def run(asked: Settings) -> int:
     config = models.image_config(asked.model, asked.size)
     data = images.classes_of(Path(asked.data), config)
@@ -44,8 +47,7 @@ def run(asked: Settings) -> int:
     kind = next(model.parameters()).device.type
     out = Path(asked.out) if asked.out else None
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        settings.write(asked, out / settings.NAME)
+        settings.keep(asked, out, _FREE)
     with torch.autocast(kind, torch.bfloat16, enabled=asked.half):
         report = evaluation.evaluate(
             model,
@@ -60,6 +62,7 @@ def run(asked: Settings) -> int:
             seed=asked.seed,
             name=asked.weights or asked.model,
             path=out / "report.json" if out else None,
+            resume=out is not None,
             progress=asked.progress,
             keep_examples=12 if out else 0,
         )

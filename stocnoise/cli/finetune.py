@@ -113,6 +113,8 @@ def run(asked: Settings) -> int:
         seed=asked.seed,
         progress=asked.progress,
         keep_examples=12,
+        path=out / "checkpoints" / "evaluation.json",
+        resume=True,
     )
     print(report)
     if report.settings["images"] < min(asked.images, len(val.dataset)):  # type: ignore[arg-type]

@@ -103,6 +103,8 @@ def test_what_it_wrote_is_evaluated(finished: Path, folder: Path, tmp_path: Path
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("asr.png", "report.html"))
     again = command("evaluate", "--settings", tmp_path / "settings.toml")
     assert "6 images, stochastic" in again and "2/255" in again
+    assert list((tmp_path / "report.json.batches").iterdir()), "what is done is kept, for a call that goes on"
+    assert main(["evaluate", "--settings", str(tmp_path / "settings.toml"), "--steps", "2"]) == 2
     file = finished / "student.safetensors"
     assert "student.safetensors: 6 images, stochastic" in command("evaluate", MODEL, "--weights", file, *data)
 
@@ -113,7 +115,7 @@ def test_students_of_the_bare_model_and_checkpoints_are_evaluated_too(
 ) -> None:
     bare = timm.create_model(MODEL, num_classes=3)
     student = stocnoise.convert(bare)
-    stocnoise.calibrate(student, [torch.rand(4, 3, 32, 32)])
+    stocnoise.calibrate(student, [torch.randn(4, 3, 32, 32)])
     stocnoise.save(student, tmp_path / "bare.safetensors")
     torch.save(bare.state_dict(), tmp_path / "weights.pth")
     data = ["--data", folder / "val", "--size", 32, "--no-progress", *flags(EVALUATE)]
