@@ -80,7 +80,7 @@ def _unexplained(module: nn.Module, x: Tensor) -> float:
     def answer(point: Tensor) -> Tensor:
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(0)
-            return module(point)
+            return module(point.clone())  # which it may overwrite, as nn.ReLU(inplace=True) does
 
     with torch.no_grad():
         change = (answer(x + side) - answer(x - side)).double()
