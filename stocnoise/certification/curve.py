@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stocnoise.evaluation.plot import blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from stocnoise.certification.certificate import Certificate
+
+class Certified(Protocol):
+    """What a curve is drawn of: a `Certificate`."""
+
+    @property
+    def model(self) -> str: ...
+
+    def curve(self) -> list[tuple[float, float]]: ...
 
 
 def plot_certificates(
-    certificates: Sequence[Certificate], path: str | os.PathLike[str] | None = None, title: str = ""
+    certificates: Sequence[Certified], path: str | os.PathLike[str] | None = None, title: str = ""
 ) -> Figure:
     """Certified accuracy against the L2 radius, a step curve for each certificate. Needs matplotlib.
 

@@ -18,7 +18,7 @@ from stocnoise.batches import Batch
 from stocnoise.controls import deterministic, stochastic_layers
 from stocnoise.evaluation.binarisation import NoClassifierError, binarisation
 from stocnoise.evaluation.measured import WORST, Entry
-from stocnoise.evaluation.rates import Successes, difference, successes
+from stocnoise.evaluation.rates import Successes, difference, successes, wilson
 from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.straight_through import misleading_layers, straight_through
 from stocnoise.evaluation.subject import Subject
@@ -186,12 +186,13 @@ def _finds_what_is_there(trials: Trials, pgd: PGD) -> Iterator[str]:
         return
     trials.tick("binarisation")
     seed_all(trials.seed, "check", "binarisation")
+    some = trials.batches[0].first(_SOME)
     try:
-        found = binarisation(trials.subject, trials.batches[0].first(_SOME), pgd, min(trials.draws, _FEW))
+        found = binarisation(trials.subject, some, pgd, min(trials.draws, _FEW))
     except NoClassifierError as error:
         yield f"the binarisation test could not run: {error}"
         return
-    if found.random < 0.5 and found.attack < _BREAKS:
+    if found.random < 0.5 and wilson(found.attack, len(some.x)).high < _BREAKS:
         yield (
             f"binarisation test: where an adversarial input is known to exist, PGD finds one for {found.attack:.0%} of "
             f"the images only (random search for {found.random:.0%}): the attack does not fit this model. Use more "

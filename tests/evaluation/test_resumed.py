@@ -93,7 +93,7 @@ def test_two_processes_find_what_one_does(tmp_path):
             import sys
             sys.path[:0] = [sys.argv[1], sys.argv[1] + "/evaluation"]
             import torch
-            from test_resume import ATTACK, BATCHES, FAST
+            from test_resumed import ATTACK, BATCHES, FAST
             from attacks_models import noisy_net, digits
             import stocnoise
             torch.manual_seed(0)

@@ -1,0 +1,219 @@
+"""One evaluation under way: its settings, and what has been found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stocnoise.attacks.ball import Norm
+from stocnoise.attacks.decision import InconsistentAnswersError
+from stocnoise.batches import Batch
+from stocnoise.evaluation import assemble
+from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_warnings
+from stocnoise.evaluation.examples import shown, target_name
+from stocnoise.evaluation.inputs import Counted, image_sums
+from stocnoise.evaluation.jobs import AnyJob, Wish, named_jobs
+from stocnoise.evaluation.kept import KeptBatches, digest
+from stocnoise.evaluation.model_checks import model_warnings
+from stocnoise.evaluation.report import Report
+from stocnoise.evaluation.scoring import Score
+from stocnoise.evaluation.subject import Subject
+from stocnoise.evaluation.trials import Budgets, Trial, seed_all
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+@dataclass
+class Session:
+    """The state of one evaluation: settings, and what has been found so far."""
+
+    model: Counted
+    subject: Subject
+    source: nn.Module | None
+    wanted: list[Wish]
+    eps: Budgets
+    norm: Norm
+    steps: int
+    eot: int
+    draws: int
+    seed: int
+    keep_examples: int
+    name: str
+    stochastic: bool = True
+    jobs: list[AnyJob] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    results: dict[int, assemble.BatchResult] = field(default_factory=dict)
+    kept: list[Batch] = field(default_factory=list)
+    done: KeptBatches | None = None
+
+    @property
+    def device(self) -> torch.device:
+        first = next(self.model.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def images(self) -> int:
+        return sum(len(result.clean.averaged) for result in self.results.values())
+
+    def jobs_for(self, stochastic: bool) -> list[AnyJob]:
+        found = named_jobs(
+            self.wanted,
+            norm=self.norm,
+            steps=self.steps,
+            eot=self.eot if stochastic else 1,
+            source=self.source,
+            stochastic=stochastic,
+        )
+        smallest = next(iter(self.eps.values()))
+        return [job.told(self.subject, smallest) for job in found]
+
+    def begin(self, batch: Batch) -> None:
+        """Learn from the first images whether the model is stochastic, and settle on the budgets."""
+        few = batch.first(16)
+        self.subject.check(few)
+        self.stochastic = self.subject.is_stochastic(few)
+        if not self.stochastic:
+            self.eot = self.draws = 1
+        self.jobs = self.jobs_for(self.stochastic)
+
+    def total(self, data: Iterable[Any], batch_size: int, max_images: int | None, world: int) -> int | None:
+        """Steps of the progress bar, if the data says how many batches there are."""
+        if not isinstance(data, Sized):
+            return None
+        count = len(data) if max_images is None else min(len(data), -(-max_images // batch_size))
+        return -(-count // world) * len(self.jobs)
+
+    def keep(self, batch: Batch, count: int) -> None:
+        """Put the first images aside for the checks."""
+        missing = count - sum(len(kept.x) for kept in self.kept)
+        if missing > 0:
+            self.kept.append(batch.first(missing))
+
+    def batch(self, index: int, batch: Batch, bar: tqdm[Any]) -> None:
+        sums = image_sums(batch.x, batch.y)
+        if self.done is not None and (kept := self.done.load(index, sums)) is not None:
+            self.results[index] = kept
+            for label, reason in kept.left_out.items():
+                self.leave_out(label, reason)
+            bar.update(len(self.jobs))
+            return
+        seed_all(self.seed, index, "clean")
+        clean = self.subject.score(batch, self.draws)
+        result = assemble.BatchResult(clean, {}, sums)
+        answers = self.subject.answers(batch, self.draws)
+        aside = self.to_show(clean)
+        if len(aside):
+            result.shown = shown(self.subject, batch, aside, self.draws)
+            result.rows, result.targets = aside.tolist(), [target_name(batch.y[row]) for row in aside.tolist()]
+        trial = Trial(self.subject, self.model, batch, answers, self.norm, self.draws, aside)
+        for job in list(self.jobs):
+            bar.set_postfix_str(job.label)
+            try:
+                result.tallies |= job.run(trial, self.eps, f"{self.seed}/{index}")
+            except InconsistentAnswersError as error:
+                result.left_out[job.label] = str(error)
+                self.leave_out(job.label, str(error))
+            bar.update()
+        self.results[index] = result
+        if self.done is not None:
+            self.done.save(index, result)
+
+    def leave_out(self, label: str, reason: str) -> None:
+        """An attack that gave up on one batch is not tried on others."""
+        self.jobs = [job for job in self.jobs if job.label != label]
+        self.warnings.append(f"{label} was left out: {reason}")
+
+    def asked(self) -> dict[str, Any]:
+        """All that the figures of a batch depend on, as plain data."""
+        return {
+            "model": digest(self.subject.model),
+            "transfer_from": digest(self.source),
+            "attacks": [[job.label, job.settings] for job in self.jobs],
+            "eps": [[size, str(budget)] for size, budget in self.eps.items()],
+            "norm": self.norm,
+            "draws": self.draws,
+            "seed": self.seed,
+            "keep_examples": self.keep_examples,
+            "subject": self.subject.settings(),
+        }
+
+    def to_show(self, clean: Score) -> Tensor:
+        """The rows of a batch to keep as examples, as long as some are missing."""
+        missing = self.keep_examples - sum(len(result.rows) for result in self.results.values())
+        return (clean.p > 0.5).nonzero().flatten()[: max(0, missing)]
+
+    def check(self, bar: tqdm[Any]) -> None:
+        """Look for signs of false robustness on the images put aside."""
+        seed_all(self.seed, "checks")
+        found = list(model_warnings(self.subject, self.kept[0].first(64), self.eot, self.stochastic))
+
+        def show(label: str) -> None:
+            bar.set_postfix_str(f"checking: {label}")
+
+        trials = Trials(self.subject, self.kept, self.draws, self.seed, tick=show)
+        found += attack_warnings(
+            trials,
+            eps=self.eps[self._telling_eps()],
+            norm=self.norm,
+            steps=self.steps,
+            eot=self.eot,
+            stochastic=self.stochastic,
+            source=self.source,
+        )
+        self.warnings += found
+
+    def _telling_eps(self) -> float:
+        """The ε at which about half of the images fall: there a difference shows best."""
+        ordered = [self.results[index] for index in sorted(self.results)]
+        clean, tallies = assemble.merged(ordered)
+        found = [
+            entry
+            for entry in assemble.entries(clean, tallies, self.jobs, self.eps)
+            if entry.eps is not None and entry.gradients > 0
+        ]
+        if not found:
+            return list(self.eps)[len(self.eps) // 2]
+        nearest = min(found, key=lambda entry: abs(entry.asr.value - 0.5) if entry.asr.value == entry.asr.value else 1)
+        return nearest.eps or next(iter(self.eps))
+
+    def gather(self, world: int) -> None:
+        """Give every process the results and warnings of all."""
+        everyone: list[Any] = [None] * world
+        torch.distributed.all_gather_object(everyone, (self.results, self.warnings, self.stochastic, self.eot))
+        self.results = {index: result for results, *_ in everyone for index, result in results.items()}
+        self.warnings = list(dict.fromkeys(warning for _, warnings, *_ in everyone for warning in warnings))
+
+    def report(self) -> Report:
+        ordered = [self.results[index] for index in sorted(self.results)]
+        clean, tallies = assemble.merged(ordered)
+        entries = assemble.entries(clean, tallies, self.jobs, self.eps)
+        warnings = self.warnings + [
+            f"{key[0]} left the ball or [0, 1] by {tally.excess:.2g} at ε = {key[1]}: its figures do not count"
+            for key, tally in tallies.items()
+            if tally.excess > 1e-4
+        ]
+        warnings += dict.fromkeys(note for tally in tallies.values() for note in tally.notes)
+        return Report(
+            self.name,
+            assemble.clean_figures(clean),
+            entries,
+            warnings + list(entry_warnings(entries)),
+            assemble.settings(
+                ordered,
+                self.device,
+                norm=self.norm,
+                eps=list(self.eps),
+                steps=self.steps,
+                eot=self.eot,
+                draws=self.draws,
+                seed=self.seed,
+                stochastic=self.stochastic,
+                **self.subject.settings(),
+            ),
+            assemble.kept_examples(ordered, tallies, self.keep_examples),
+        )
