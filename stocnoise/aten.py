@@ -38,42 +38,55 @@ def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, operation: Operation, scr
 
 
 def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
-    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel; overwrites `scratch`."""
+    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel; may overwrite `scratch`.
+
+    Of x as it is where no digits are lost so. Elsewhere about a pivot, the first element of each channel: float32 sums
+    fail at |mean| ≫ std.
+    """
     channels = x.shape[channel_dim]
     if x.numel() == 0:
         return torch.zeros(3, channels, device=x.device)
     count = x.numel() // channels
-    # About a pivot, the first element of each channel: without it float32 sums fail at |mean| ≫ std.
+    if x.dtype == scratch.dtype and x.device.type == "cpu":  # elsewhere looking at the result would synchronise
+        mean, m2 = _mean_and_m2(x, channel_dim)
+        if (mean.square() <= m2 * (_TELLING / count)).all():
+            return torch.stack([torch.full_like(mean, count), mean, m2]).float()
     pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(scratch.dtype)
-    d = torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch)
-    inner = [i for i in range(x.dim()) if d.stride(i) < d.stride(channel_dim) and x.shape[i] > 1]
-    mean, m2 = _moments_of_rows(d, channel_dim, inner) if inner else _moments_of_columns(d, channel_dim)
+    mean, m2 = _mean_and_m2(torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch), channel_dim)
     return torch.stack([torch.full_like(mean, count), mean + pivot, m2]).float()
 
 
-def _moments_of_rows(d: Tensor, channel_dim: int, inner: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and M2 of each channel, where its elements lie in rows, along the dimensions `inner`; overwrites d.
+# mean² / variance up to which x as it is tells as much as differences from an element that lies 4 σ off.
+_TELLING = 16.0
 
-    Sums along rows are the fastest reduction there is: 0.7 ms for (64, 64, 32, 32), where `torch.std` takes 11.
+
+def _mean_and_m2(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    inner = [d for d in range(x.dim()) if x.stride(d) < x.stride(channel_dim) and x.shape[d] > 1]
+    return _of_rows(x, channel_dim, inner) if inner else _of_columns(x, channel_dim)
+
+
+def _of_rows(x: Tensor, channel_dim: int, inner: list[int]) -> tuple[Tensor, Tensor]:
+    """Mean and M2 of each channel, where its elements lie in rows, along the dimensions `inner`: from Σx and Σx².
+
+    Sums along rows are the fastest reduction there is: 0.8 ms for (64, 64, 32, 32), where `torch.std` takes 24.
     """
-    wide = torch.float32 if d.device.type == "mps" else torch.float64  # MPS has no float64
-    outer = [i for i in range(d.dim()) if i != channel_dim and i not in inner]
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
+    outer = [d for d in range(x.dim()) if d != channel_dim and d not in inner]
 
-    def total(values: Tensor) -> Tensor:
-        rows = values.sum(inner, keepdim=True)
-        return rows.sum(outer, dtype=wide).flatten() if outer else rows.to(wide).flatten()
+    def total(rows: Tensor) -> Tensor:
+        return rows.sum(outer).flatten() if outer else rows.flatten()
 
-    sums = total(d)
-    squares = total(d.square_())
-    mean = sums / (d.numel() // d.shape[channel_dim])
+    sums = total(x.sum(inner, keepdim=True).to(wide))
+    squares = total(torch.linalg.vector_norm(x, dim=inner, keepdim=True).to(wide).square_())
+    mean = sums / (x.numel() // x.shape[channel_dim])
     return mean, squares.addcmul_(sums, mean, value=-1)
 
 
-def _moments_of_columns(d: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+def _of_columns(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     """The same where neighbours in memory are of different channels."""
-    d = d.movedim(channel_dim, -1).reshape(-1, d.shape[channel_dim])
-    mean, var = torch.ops.aten.batch_norm_update_stats(d, None, None, 0.0)
-    return mean, var * len(d)
+    columns = x.movedim(channel_dim, -1).reshape(-1, x.shape[channel_dim])
+    mean, var = torch.ops.aten.batch_norm_update_stats(columns, None, None, 0.0)
+    return mean, var * len(columns)
 
 
 def forward(

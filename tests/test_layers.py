@@ -275,6 +275,28 @@ def test_a_layer_that_has_seen_nothing_says_so_once(recwarn: pytest.WarningsReco
     assert "calibrate" in str(recwarn[0].message)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1.0, 3.9, 4.1, 30.0, 1e3, 1e4])
+@pytest.mark.parametrize(
+    ("shape", "channel_dim", "layout"),
+    [
+        ((16, 6, 20, 20), 1, torch.contiguous_format),
+        ((16, 6, 20, 20), 1, torch.channels_last),
+        ((16, 300, 6), 2, torch.contiguous_format),
+        ((1000, 6), 1, torch.contiguous_format),
+    ],
+)
+def test_the_mean_does_not_spoil_the_std(mean, shape, channel_dim, layout) -> None:
+    """In float32, of what the float32 input is; one channel is far off and the others are not."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x.select(channel_dim, 2).add_(mean)
+    x = x.contiguous(memory_format=layout)
+    arguments = torch.zeros(6), torch.tensor(1.0), torch.tensor([1])
+    _, moments = stoc_act(x, *arguments, statistics=True, channel_dim=channel_dim)
+    sigma, before, batches = torch.zeros(6), torch.zeros(6), torch.tensor(0)
+    update_sigma(sigma, before, batches, moments[None], 1.0)
+    torch.testing.assert_close(sigma.double(), std(x, channel_dim), rtol=2e-5, atol=0)
+
+
 def test_moments_of_parts_merge_to_those_of_the_whole() -> None:
     parts = [torch.randn(n, 6) * 3 + 50 for n in (1, 0, 7, 100)]
     arguments = torch.zeros(6), torch.tensor(1.0), torch.tensor([1])

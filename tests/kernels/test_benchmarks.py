@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from benchmarks import aot, gpu, kernel, kernel_report
+from benchmarks import aot, cpu, gpu, kernel, kernel_report
 
 
 @pytest.mark.slow
@@ -90,3 +90,12 @@ def test_aot_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert (tmp_path / row["file"]).stat().st_size > 1000
     aot.main(["--target", "sm_90"])
     assert "forward-train-relu" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_layer_on_a_cpu_under_a_condition() -> None:
+    lines = cpu.condition(1, busy=True, capability="default", shape=(2, 3, 8, 8), turns=2)
+    assert [(line["mode"], line["name"]) for line in lines] == [
+        (mode, name) for mode in ("train", "eval") for name in ("obvious", "stocnoise", "torch.relu")
+    ]
+    assert all(low <= middle <= high for low, middle, high in (line["ms"] for line in lines))
