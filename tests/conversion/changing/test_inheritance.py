@@ -10,19 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.conversion_checks import activation_calls, converted, layers, names
+from tests.conversion_checks import Base, activation_calls, converted, layers, names
 
 X = torch.randn(2, 4, 6, 6)
-
-
-class Base(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 1)
-        self.act = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x))
 
 
 class Super(Base):
