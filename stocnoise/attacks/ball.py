@@ -43,6 +43,11 @@ def check_eps(eps: float | Tensor, norm: Norm, bounds: Bounds) -> None:
         )
 
 
+def largest(eps: float | Tensor) -> float:
+    """ε as one number: of a budget for each feature the largest."""
+    return float(eps.max()) if isinstance(eps, Tensor) else eps
+
+
 def check_bounds(bounds: Bounds) -> None:
     """ValueError for bounds that are no pair, or between which nothing lies."""
     if bounds is None:
