@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.training.checkpoints import mismatch
 from stocnoise.training.states import get_model_state, is_sharded
@@ -65,16 +65,11 @@ def keep_best(history: History, model: nn.Module) -> None:
     if best is None or best.epoch != history[-1].epoch:
         return
     history.kept = None  # before the next one is copied
-    weights = get_model_state(model)
-    if isinstance(model, DistributedDataParallel):
-        weights |= _of_main_process(model.module, weights)
-    if weights:
-        history.kept = Kept(best.epoch, {name: value.detach().to("cpu", copy=True) for name, value in weights.items()})
+    # DDP's buffers are alike by now: the passes of validation have made them so.
+    if weights := get_model_state(model):
+        history.kept = Kept(best.epoch, {name: _copied(value) for name, value in weights.items()})
 
 
-def _of_main_process(student: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers, which DDP makes equal only as the next pass begins, as they will be then."""
-    from accelerate.utils import broadcast
-
-    learned = dict(student.named_parameters(remove_duplicate=False))
-    return {name: broadcast(value.clone()) for name, value in weights.items() if name not in learned}
+def _copied(value: Any) -> Any:
+    """On the CPU; what is no tensor is the extra state of a module of the user's."""
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else deepcopy(value)

@@ -13,7 +13,8 @@ class EpsSchedule:
     """ε of the training attack grows in a line over the first epochs: after t epochs (a + (1 − a)·min(t/n, 1))·ε.
 
     t counts parts of an epoch, so that ε grows with every step and never jumps. What an attack has in units of ε, as
-    an explicit step size, grows along. Transformers trained at the whole ε from the first step may never learn.
+    an explicit step size, grows along; an attack that an objective brings itself stays as it is. Transformers trained
+    at the whole ε from the first step may never learn.
 
     `finetune(..., eps=schedule)` does it; in a loop of one's own a call gives the attack of the moment:
 

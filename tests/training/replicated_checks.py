@@ -163,7 +163,7 @@ def averages_agree(folder: Path, rank: int) -> dict[str, bool]:
 
 
 def the_best_epoch(folder: Path, rank: int) -> dict[str, bool]:
-    """Buffers too, which differ between ranks where an epoch ends; and again from the checkpoint, which holds one."""
+    """Buffers too, which differ between ranks after a training pass; and again from the checkpoint, which holds one."""
     settings: dict[str, Any] = {"checkpoint_dir": folder / "best", "resume": True, "val_loader": tiny.loader(10)}
     best = best_of(tiny.finetune(tiny.student(), **settings))
     again = best_of(tiny.finetune(tiny.student(seed=1), **settings))

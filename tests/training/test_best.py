@@ -122,6 +122,29 @@ def test_with_ema_it_is_the_trained_student() -> None:
     assert not torch.equal(kept["0.weight"], history.averaged.state_dict()["0.weight"])
 
 
+class Extra(nn.Flatten):
+    """Keeps something that is no tensor."""
+
+    kept: Any = None
+
+    def get_extra_state(self) -> Any:
+        return self.kept
+
+    def set_extra_state(self, state: Any) -> None:
+        self.kept = state
+
+
+def test_what_a_module_keeps_beside_tensors_comes_back() -> None:
+    student = tiny.student()
+    student[6] = Extra()
+    student[6].kept = {"seen": [1]}
+    history = run(student, epochs=1)
+    student[6].kept["seen"].append(2)
+    assert history.best is not None
+    history.best.restore(student)
+    assert student[6].kept == {"seen": [1]}
+
+
 def test_looking_changes_nothing() -> None:
     class Look(stocnoise.Callback):
         def on_epoch_end(self, run: stocnoise.training.Run) -> None:
