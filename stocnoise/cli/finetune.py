@@ -157,18 +157,19 @@ def _loaders(
     asked: Settings, config: dict[str, Any]
 ) -> tuple[DataLoader[Any], DataLoader[Any] | None, DataLoader[Any], list[str]]:
     """Images to train on, those held out of them, those to evaluate on, and the classes."""
-    train = images.classes_of(Path(asked.data) / "train", config, training=True)
-    plain = images.classes_of(Path(asked.data) / "train", config)
+    folder = Path(asked.data) / "train"
+    train = images.classes_of(folder, config, training=True)
     val = images.classes_of(Path(asked.data) / "val", config)
     if train.classes != val.classes:
         raise ValueError(f"{asked.data}: train/ and val/ have different classes")
     if len(train) - asked.hold_out < asked.batch:
         but = f" but for --hold-out {asked.hold_out}" if asked.hold_out else ""
-        raise ValueError(f"{asked.data}/train holds {len(train)} images{but}, less than one --batch of {asked.batch}")
+        raise ValueError(f"{folder} holds {len(train)} images{but}, less than one --batch of {asked.batch}")
     held = None
     if asked.hold_out:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(asked.seed)).tolist()
-        held = DataLoader(Subset(plain, order[: asked.hold_out]), asked.batch, num_workers=asked.workers)
+        plain = Subset(images.classes_of(folder, config), order[: asked.hold_out])  # neither cropped nor flipped
+        held = DataLoader(plain, asked.batch, num_workers=asked.workers)
         train = Subset(train, order[asked.hold_out :])
     return (
         DataLoader(
