@@ -63,6 +63,7 @@ from stocnoise.prediction import Prediction, predict
 from stocnoise.tasks import Task
 from stocnoise.training import (
     Callback,
+    EpsSchedule,
     GammaSchedule,
     History,
     Learn2Perturb,
@@ -88,6 +89,7 @@ __all__ = [
     "Certificate",
     "CheckpointError",
     "ConversionError",
+    "EpsSchedule",
     "ExampleInputError",
     "FileFormatError",
     "GammaSchedule",

@@ -43,6 +43,11 @@ def check_eps(eps: float | Tensor, norm: Norm, bounds: Bounds) -> None:
         )
 
 
+def largest(eps: float | Tensor) -> float:
+    """ε as one number: of a budget for each feature the largest."""
+    return float(eps.max()) if isinstance(eps, Tensor) else eps
+
+
 def check_bounds(bounds: Bounds) -> None:
     """ValueError for bounds that are no pair, or between which nothing lies."""
     if bounds is None:
@@ -129,27 +134,30 @@ class Ball:
         """The length of a step across the ball: ε, or 1 where `direction` is in units of each feature's budget."""
         return 1.0 if isinstance(self.eps, Tensor) else self.eps
 
-    def random(self, generator: torch.Generator | None = None) -> Tensor:
-        """A point uniform in the ball around each row, within bounds."""
-        x = self.x
+    def random(self, generator: torch.Generator | None = None, radius: float = 1.0) -> Tensor:
+        """A point uniform in the ball of `radius`·ε around each row, within bounds."""
+        x, eps = self.x, self.eps * radius
         if self.norm == "inf":
             noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-            return clipped(x + self._masked(noise * (2 * self.eps) - self.eps), self.bounds)
+            return clipped(x + self._masked(noise * (2 * eps) - eps), self.bounds)
         # n coordinates of a uniform point on the sphere in n + 2 dimensions (Voelker et al. 2017).
         n = x[0].numel()
         noise = torch.randn(len(x), n + 2, dtype=x.dtype, device=x.device, generator=generator)
         noise = noise / torch.linalg.vector_norm(noise, dim=1, keepdim=True)
-        return clipped(x + self._masked(self.eps * noise[:, :n].reshape(x.shape)), self.bounds)
+        return clipped(x + self._masked(eps * noise[:, :n].reshape(x.shape)), self.bounds)
 
     def project(self, point: Tensor) -> Tensor:
         """The closest point of the ball, then within bounds (which moves it towards x, never out of the ball)."""
-        if self.mask is not None:
-            point = torch.where(self.mask, point, self.x)
+        point = self._changed(point)
         if self.norm == "inf":
             return clipped(torch.clamp(point, self.x - self.eps, self.x + self.eps), self.bounds)
         delta = point - self.x
         factor = (self.eps / norms(delta, "l2").clamp_min(1e-12)).clamp_max(1)
         return clipped(self.x + delta * per_row(factor, delta), self.bounds)
+
+    def clip(self, point: Tensor) -> Tensor:
+        """The closest point within bounds that changes what the mask allows, however far from x."""
+        return clipped(self._changed(point), self.bounds)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest ascent of unit norm: sign(g) for L∞ (ε·sign(g) for an ε of each feature), g/‖g‖₂ for L2."""
@@ -157,6 +165,9 @@ class Ball:
         if self.norm == "inf":
             return gradient.sign() * self.eps if isinstance(self.eps, Tensor) else gradient.sign()
         return gradient / per_row(norms(gradient, "l2").clamp_min(1e-12), gradient)
+
+    def _changed(self, point: Tensor) -> Tensor:
+        return point if self.mask is None else torch.where(self.mask, point, self.x)
 
     def _masked(self, delta: Tensor) -> Tensor:
         return delta if self.mask is None else delta * self.mask

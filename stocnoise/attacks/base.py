@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,6 @@ from stocnoise.attacks.target import Loss, Target
 from stocnoise.batches import Others
 from stocnoise.checks import check_whole
 from stocnoise.tasks import OutputReader, Task, TaskLike, as_task
-
-Self = TypeVar("Self", bound="Attack")
 
 ASKED = {"asked": True}
 """Metadata of a setting that says what is asked rather than how hard: it is shown where it is not the usual one."""
@@ -133,7 +131,7 @@ class Attack(ABC):
                 found = self.run(target, work, labels, generator)
             return rounded(found.detach(), images)
 
-    def with_defaults(self: Self, **settings: Any) -> Self:
+    def with_defaults(self, **settings: Any) -> Self:
         """This attack with these settings where it has the default ones: what a run says once, its attacks need not."""
         default = {f.name: f.default for f in dataclasses.fields(self)}
         unset = {name: value for name, value in settings.items() if name in default}
@@ -199,9 +197,18 @@ class BallAttack(Attack):
         check_norm(self.norm)
         check_eps(self.eps, self.norm, self.bounds)
 
+    @property
+    def leaves_ball(self) -> bool:
+        """Whether what the attack finds may lie outside: fit to train on, but no measure of robustness within ε."""
+        return False
+
     def ball(self, x: Tensor) -> Ball:
         """The ball of this attack around x (B, …)."""
         return Ball.around(x, self.eps, self.norm, self.bounds, self.mask)
+
+    def scaled(self, share: float) -> Self:
+        """The same attack within `share`·ε; whatever else it has in the units of ε shrinks along."""
+        return dataclasses.replace(self, eps=self.eps * share)
 
 
 @dataclass(frozen=True, kw_only=True)

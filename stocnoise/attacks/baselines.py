@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,13 @@ class Transfer(BallAttack):
             raise ValueError(f"source must be the model to make images on, not {self.source!r}")
         if not isinstance(self.attack, BallAttack):
             raise ValueError(f"attack must be one in a ball, such as PGD(), not {self.attack!r}")
+
+    @property
+    def leaves_ball(self) -> bool:
+        return self.attack.leaves_ball
+
+    def scaled(self, share: float) -> Self:
+        return dataclasses.replace(super().scaled(share), attack=self.attack.scaled(share))
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         bare = dataclasses.replace(self.attack, eps=0.0, norm=self.norm)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import dataclasses
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
-from stocnoise.attacks.base import BallAttack
+from stocnoise.attacks.base import ASKED, BallAttack
 from stocnoise.attacks.losses import cross_entropy, loss_for
 from stocnoise.attacks.target import Loss, Target
 from stocnoise.checks import check_number, check_whole
@@ -28,6 +30,9 @@ class PGD(BallAttack):
         step_size: s; default 2.5·ε/steps, so that any point of the ball can be reached. In units of ε if that is one
             for each feature.
         random_start: begin at a random point of the ball instead of at x.
+        start: radius of the ball that it begins in, in units of ε.
+        clip: False leaves of Π only bounds and mask: x' may lie outside the ball, `start`·ε + `steps`·s from x. Fit to
+            train on; `evaluate` refuses it.
         momentum: μ.
         restarts: independent runs; per image the one with the highest mean loss over `eot` new draws is returned.
         stop_early: leave an image alone once all `eot` draws of a step misclassify it. With few draws this keeps lucky
@@ -46,6 +51,8 @@ class PGD(BallAttack):
     restarts: int = 1
     stop_early: bool = False
     loss: Loss = cross_entropy
+    start: float = field(default=1.0, metadata=ASKED)
+    clip: bool = field(default=True, metadata=ASKED)
 
     can_be_targeted: ClassVar[bool] = True
 
@@ -54,10 +61,54 @@ class PGD(BallAttack):
         check_whole("steps", self.steps)
         check_whole("restarts", self.restarts)
         if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+            # In a ball of no radius, where a warm-up begins, there is nowhere to go.
+            check_number("step_size", self.step_size, above=0 if torch.as_tensor(self.eps).any() else None)
         check_number("momentum", self.momentum)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts need random_start=True: without it every restart is the same")
+        check_number("start", self.start, above=0)
+        if self.start != 1 and not self.random_start:
+            raise ValueError("start, the radius of the random start, needs random_start=True")
+
+    @staticmethod
+    def single_step(eps: float | Tensor = 8 / 255, **settings: Any) -> PGD:
+        """N-FGSM: x' = η + ε·d(∇L(f(η), y)), η uniform in the ball of radius 2ε, x' not clipped to the ball of ε.
+
+        For training at the cost of 2 gradients a batch, 1 for x' and 1 for the weights, where PGD with 5 steps costs 6.
+        x' may lie up to 3ε from x, so robust accuracy in training is not that of ε. One-step training may collapse
+        unseen: measure it by `val_attack=PGD(eps, steps=10)`.
+
+        Args:
+            eps: ε, the radius to be robust within.
+            settings: of `PGD`, such as `norm`, `eot` or `bounds`; also `start`, the noise in units of ε.
+
+        Source: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training",
+        NeurIPS 2022.
+        """
+        return PGD(**{"eps": eps, "steps": 1, "step_size": _length(1.0, eps), "start": 2.0, "clip": False} | settings)
+
+    @staticmethod
+    def fgsm_rs(eps: float | Tensor = 8 / 255, **settings: Any) -> PGD:
+        """FGSM with a random start: x' = Π(η + 1.25·ε·d(∇L(f(η), y))), η uniform in the ball of ε.
+
+        For training at the cost of 2 gradients a batch, as `single_step`, and collapses at smaller ε than that.
+
+        Args:
+            eps: ε, the radius to be robust within.
+            settings: of `PGD`, such as `norm`, `eot` or `bounds`.
+
+        Source: Wong, Rice, Kolter, "Fast is better than free: Revisiting adversarial training", ICLR 2020.
+        """
+        return PGD(**{"eps": eps, "steps": 1, "step_size": _length(1.25, eps)} | settings)
+
+    @property
+    def leaves_ball(self) -> bool:
+        return not self.clip
+
+    def scaled(self, share: float) -> Self:
+        if self.step_size is None or _by_feature(self.eps):  # which is in units of each feature's ε
+            return super().scaled(share)
+        return dataclasses.replace(self, eps=self.eps * share, step_size=self.step_size * share)
 
     def check_task(self, task: Task) -> None:
         loss_for(task, self.loss, self.targeted)
@@ -79,7 +130,7 @@ class PGD(BallAttack):
     def _ascend(self, target: Target, ball: Ball, y: Tensor, generator: torch.Generator | None) -> Tensor:
         loss = loss_for(target.task, self.loss)
         step_size = 2.5 * ball.radius / self.steps if self.step_size is None else self.step_size
-        point = ball.random(generator) if self.random_start else ball.x
+        point = ball.random(generator, self.start) if self.random_start else ball.x
         velocity = torch.zeros_like(point)
         result = point
         rows = torch.arange(len(point), device=point.device)
@@ -96,8 +147,18 @@ class PGD(BallAttack):
             if self.momentum:
                 size = gradient.flatten(1).abs().sum(1).clamp_min(1e-12)
                 velocity = gradient = self.momentum * velocity + gradient / per_row(size, gradient)
-            point = ball.project(torch.add(point, ball.direction(gradient), alpha=step_size))
+            ahead = torch.add(point, ball.direction(gradient), alpha=step_size)
+            point = ball.project(ahead) if self.clip else ball.clip(ahead)
         return result.index_copy(0, rows, point) if self.stop_early else point
+
+
+def _by_feature(eps: float | Tensor) -> bool:
+    return isinstance(eps, Tensor) and eps.dim() > 0
+
+
+def _length(share: float, eps: float | Tensor) -> float:
+    """`share`·ε as a step size is given; of what is no ε, which PGD refuses by its name, whatever."""
+    return share * float(eps) if isinstance(eps, Real) or (isinstance(eps, Tensor) and not eps.dim()) else share
 
 
 @dataclass(frozen=True, kw_only=True)

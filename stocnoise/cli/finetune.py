@@ -1,6 +1,8 @@
 """Train the student of a model on a folder of images, and evaluate it; killed, the same command goes on.
 
 If the model has another number of classes than the folder, it gets a new head, which is trained first, on clean images.
+With `--hold-out` the student is that of its best epoch, chosen on images of train/ that are not trained on; val/ is
+there to evaluate it.
 """
 
 from __future__ import annotations
@@ -11,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from stocnoise import hub
 from stocnoise.attacks import PGD
+from stocnoise.checks import check_number, check_whole
 from stocnoise.cli import images, models, settings
 from stocnoise.cli.settings import setting
 from stocnoise.conversion import convert
 from stocnoise.conversion.summary import summary
 from stocnoise.evaluation import evaluate
-from stocnoise.training import GammaSchedule, finetune
+from stocnoise.training import EpsSchedule, GammaSchedule, finetune
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class Settings:
     objective: str = setting("what a step minimises", "at", choices=("at", "trades", "mixed", "clean"))
     epochs: int = setting("of the student", 10)
     head_epochs: int = setting("of a new head, on clean images", 2)
+    hold_out: int = setting("images of train/ not trained on, to choose the best epoch by; 0: the last epoch", 0)
     batch: int = setting("images on each device", 128)
     lr: float = setting("peak learning rate", 0.01)
     eps: float = setting("in steps of 1/255", 4.0)
+    warmup: float = setting("epochs in which eps grows from 0, which transformers need", 0.0)
     steps: int = setting("of PGD in training", 3)
     gamma: float = setting("the noise at the end", 0.1)
     precision: str | None = setting("of training", None, choices=("no", "bf16", "fp16"))
@@ -52,10 +57,12 @@ _FREE = ("workers", "progress")  # what may differ when a run goes on
 
 
 def run(asked: Settings) -> int:
+    check_number("--warmup", asked.warmup)
+    check_whole("--hold-out", asked.hold_out, least=0)
     out = Path(asked.out)
     main_process = os.environ.get("RANK", "0") == "0"
     config = models.image_config(asked.model, asked.size)
-    train, val = _loaders(asked, config)
+    train, held, val, classes = _loaders(asked, config)
     if main_process:
         settings.keep(asked, out, _FREE)
     if (out / "report.json").exists():
@@ -63,7 +70,6 @@ def run(asked: Settings) -> int:
         return 0
 
     torch.manual_seed(asked.seed)
-    classes: list[str] = train.dataset.classes  # type: ignore[attr-defined]
     bare, head = models.with_new_head(asked.model, len(classes), pretrained=not asked.random)
     teacher = models.of_pixels(bare, config)
     teacher = models.on_device(teacher).train()
@@ -94,11 +100,22 @@ def run(asked: Settings) -> int:
         objective=asked.objective,
         attack=PGD(eps=asked.eps / 255, steps=asked.steps, step_size=2 * asked.eps / asked.steps / 255),
         gamma=GammaSchedule(init=min(0.01, asked.gamma), max=asked.gamma),
+        eps=EpsSchedule(asked.warmup) if asked.warmup else None,
+        val_loader=held,
+        val_attack=PGD(eps=asked.eps / 255),
         lr=asked.lr,
         checkpoint_dir=out / "checkpoints" / "student",
         channels_last=True,
         **common,
     )
+    chosen: dict[str, Any] = {}
+    if (best := history.best) is not None:
+        best.restore(student)
+        chosen = {"best_epoch": best.epoch}
+        print(
+            f"The student is that of epoch {best.epoch} of {len(history)}: {best.robust_accuracy:.1%} robust on "
+            f"{asked.hold_out} images held out, {history[-1].val_robust_accuracy:.1%} after the last epoch."
+        )
     report = evaluate(
         student.eval(),
         val,
@@ -129,21 +146,31 @@ def run(asked: Settings) -> int:
             out,
             teacher=None if models.is_function(asked.model) else asked.model,
             classes=None if models.is_function(asked.model) else len(classes),
-            training={name: value for name, value in asdict(asked).items() if name not in ("out", *_FREE)},
+            training={name: value for name, value in asdict(asked).items() if name not in ("out", *_FREE)} | chosen,
             report=report,
             dataset=Path(asked.data).resolve().name,
         )
     return 0
 
 
-def _loaders(asked: Settings, config: dict[str, Any]) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Training and validation images."""
-    train = images.classes_of(Path(asked.data) / "train", config, training=True)
+def _loaders(
+    asked: Settings, config: dict[str, Any]
+) -> tuple[DataLoader[Any], DataLoader[Any] | None, DataLoader[Any], list[str]]:
+    """Images to train on, those held out of them, those to evaluate on, and the classes."""
+    folder = Path(asked.data) / "train"
+    train = images.classes_of(folder, config, training=True)
     val = images.classes_of(Path(asked.data) / "val", config)
     if train.classes != val.classes:
         raise ValueError(f"{asked.data}: train/ and val/ have different classes")
-    if len(train) < asked.batch:
-        raise ValueError(f"{asked.data}/train holds {len(train)} images, less than one --batch of {asked.batch}")
+    if len(train) - asked.hold_out < asked.batch:
+        but = f" but for --hold-out {asked.hold_out}" if asked.hold_out else ""
+        raise ValueError(f"{folder} holds {len(train)} images{but}, less than one --batch of {asked.batch}")
+    held = None
+    if asked.hold_out:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(asked.seed)).tolist()
+        plain = Subset(images.classes_of(folder, config), order[: asked.hold_out])  # neither cropped nor flipped
+        held = DataLoader(plain, asked.batch, num_workers=asked.workers)
+        train = Subset(train, order[asked.hold_out :])
     return (
         DataLoader(
             train,
@@ -153,5 +180,7 @@ def _loaders(asked: Settings, config: dict[str, Any]) -> tuple[DataLoader[Any], 
             num_workers=asked.workers,
             pin_memory=torch.cuda.is_available(),
         ),
+        held,
         images.shuffled(val, asked.batch, asked.workers, 0),
+        val.classes,
     )

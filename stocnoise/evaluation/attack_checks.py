@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from stocnoise.attacks import BIM, PGD, BallAttack, RandomNoise, Transfer
-from stocnoise.attacks.ball import Bounds, Norm, limits
+from stocnoise.attacks.ball import Bounds, Norm, largest, limits
 from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.losses import margin
 from stocnoise.batches import Batch
@@ -87,10 +87,6 @@ def attack_warnings(
         yield from _not_noise_alone(trials, pgd, base)
 
 
-def _largest(eps: float | Tensor) -> float:
-    return float(eps.max()) if isinstance(eps, Tensor) else eps
-
-
 def _width(bounds: Bounds) -> float | None:
     """The distance between bounds that are one number each."""
     low, high = limits(bounds)
@@ -116,7 +112,7 @@ def _converged(trials: Trials, pgd: PGD, base: Successes, stochastic: bool) -> I
     for label, attack in stronger.items():
         if (gap := _exceeds(trials(label, attack), base, _CONVERGED)) is not None:
             yield (
-                f"the attack has not converged: {label} raises the ASR of PGD at ε = {_largest(pgd.eps):.4g} by "
+                f"the attack has not converged: {label} raises the ASR of PGD at ε = {largest(pgd.eps):.4g} by "
                 f"{100 * gap:.0f} points. Use a stronger attack"
             )
 
@@ -130,7 +126,7 @@ def _ordered(trials: Trials, pgd: PGD, base: Successes, source: nn.Module | None
         yield f"random noise of norm ε succeeds more often than PGD, by {100 * gap:.0f} points: gradients mislead"
     elif random.rate.value > 0.05 and base.rate.low <= random.rate.value:
         yield (
-            f"PGD at ε = {_largest(pgd.eps):.4g} succeeds no more often than random noise of the same norm "
+            f"PGD at ε = {largest(pgd.eps):.4g} succeeds no more often than random noise of the same norm "
             f"({base.rate.value:.0%} and {random.rate.value:.0%}): its gradients carry nothing, or ε is too small"
         )
     if source is not None:

@@ -129,6 +129,10 @@ def named_jobs(
         elif isinstance(attack, Attack):
             if isinstance(attack, BallAttack) and attack.norm != norm:
                 raise ValueError(f"{attack} has another norm than this evaluation, {norm!r}")
+            if isinstance(attack, BallAttack) and attack.leaves_ball:
+                raise ValueError(
+                    f"{attack} may leave the ball, and what it finds is no figure of eps: give it clip=True"
+                )
             jobs.append(
                 Job(_untaken(type(attack).__name__.lower() + ("-raw" if _is_raw(attack) else ""), jobs), attack)
             )

@@ -1,6 +1,8 @@
 """Algorithm 1: fine-tuning a student against attacks."""
 
+from stocnoise.training.best import Best
 from stocnoise.training.callbacks import Callback, Run
+from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import Epoch, History
 from stocnoise.training.learn2perturb import Learn2Perturb
@@ -9,8 +11,10 @@ from stocnoise.training.optim import parameter_groups
 from stocnoise.training.run import finetune
 
 __all__ = [
+    "Best",
     "Callback",
     "Epoch",
+    "EpsSchedule",
     "GammaSchedule",
     "History",
     "Learn2Perturb",

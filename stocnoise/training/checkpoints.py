@@ -180,13 +180,17 @@ def _is_whole(path: Path) -> bool:
 
 
 def mismatch(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    """What keeps a state dict from being `expected`'s: names, shapes or dtypes; None if nothing does."""
+    """What keeps a state dict from being `expected`'s: names, shapes or dtypes of tensors; None if nothing does."""
     common = [name for name in expected if name in found]
     differences = {
         "lacks": [name for name in expected if name not in found],
         "also has": [name for name in found if name not in expected],
-        "has another shape of": [name for name in common if expected[name].shape != found[name].shape],
-        "has another dtype of": [name for name in common if expected[name].dtype != found[name].dtype],
+        **{
+            f"has another {what} of": [
+                name for name in common if getattr(expected[name], what, None) != getattr(found[name], what, None)
+            ]
+            for what in ("shape", "dtype")
+        },
     }
     problems = []
     for what, names in differences.items():

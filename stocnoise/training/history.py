@@ -9,6 +9,7 @@ from typing import Any, overload
 from torch import nn
 
 from stocnoise.markup import html_table
+from stocnoise.training.best import Best, Kept
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Epoch:
     lr: float = 0.0
     """Learning rate of the first parameter group at the end of the epoch, before a schedule of epochs moves it."""
     seconds: float = 0.0
+    eps: float | None = None
+    """ε of the training attack at the end of the epoch, the largest of a budget for each feature; None without an
+    `EpsSchedule`."""
 
 
 class History(Sequence[Epoch]):
@@ -41,6 +45,26 @@ class History(Sequence[Epoch]):
         self._epochs = list(epochs)
         self.averaged: nn.Module | None = None
         """With `finetune(..., ema=…)`, the student with averaged weights."""
+        self.kept: Kept | None = None
+        """What `best` gives back."""
+
+    @property
+    def best(self) -> Best | None:
+        """The epoch with the highest robust accuracy on `val_loader`; of equals the most accurate, then the earliest.
+
+        `history.best.restore(student)` makes the student what it was then; `.epoch`, `.robust_accuracy`, `.accuracy`
+        and `.state_dict` say the rest. It is the trained student itself, also with `ema`, whose averages are not
+        measured. In checkpoints, so a resumed run has it; on the CPU. None without `val_loader`.
+        """
+        measured = [(e, e.val_robust_accuracy) for e in self if e.val_robust_accuracy is not None]
+        if not measured:
+            return None
+        epoch, robust = max(measured, key=lambda pair: (pair[1], pair[0].val_accuracy or 0.0))  # the first of equals
+        kept = self.kept if self.kept is not None and self.kept.epoch == epoch.epoch else None
+        return Best(epoch.epoch, robust, epoch.val_accuracy or 0.0, kept)
+
+    def _is_best(self, epoch: Epoch) -> bool:
+        return self.best is not None and self.best.epoch == epoch.epoch
 
     @overload
     def __getitem__(self, index: int) -> Epoch: ...
@@ -63,21 +87,28 @@ class History(Sequence[Epoch]):
         self._epochs = list(epochs)
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """One dict an epoch, plain data."""
-        return [asdict(epoch) for epoch in self]
+        """One dict an epoch, plain data; `best` marks the best one."""
+        return [asdict(epoch) | {"best": self._is_best(epoch)} for epoch in self]
 
     @classmethod
     def from_dict(cls, data: list[dict[str, Any]]) -> History:
-        """What `to_dict` gave."""
-        return cls([Epoch(**figures) for figures in data])
+        """What `to_dict` gave; the weights of the best epoch are not in it."""
+        return cls([Epoch(**{name: value for name, value in figures.items() if name != "best"}) for figures in data])
 
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
+        warm = any(epoch.eps is not None for epoch in self)
         head = ["epoch", "loss", "accuracy %", "robust %", "val %", "val robust %", "γ", "mean σ", "lr", "s"]
-        return html_table(head, [_cells(epoch) for epoch in self], title=f"{len(self)} epochs")
+        rows = [_cells(epoch) for epoch in self]
+        for epoch, row in zip(self, rows, strict=True):
+            row[0] += " (best)" if self._is_best(epoch) else ""
+            row += [_figure(epoch.eps)] if warm else []
+        return html_table(head + ["ε"] * warm, rows, title=f"{len(self)} epochs")
 
     def plot(self, path: str | None = None) -> Any:
-        """Draw accuracy, robust accuracy, γ, and σ of each layer over the epochs; needs matplotlib.
+        """Draw accuracy, robust accuracy, γ, ε if it grew, and σ of each layer over the epochs; needs matplotlib.
+
+        A star marks the best epoch.
 
         Args:
             path: also save the picture there.
@@ -94,12 +125,20 @@ class History(Sequence[Epoch]):
             points = [(e.epoch, getattr(e, name)) for e in self if getattr(e, name) is not None]
             if points:
                 accuracy.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        if (best := self.best) is not None:
+            place = [best.epoch], [best.robust_accuracy]
+            accuracy.scatter(*place, marker="*", color="black", zorder=3, label=f"best, epoch {best.epoch}")
         if accuracy.lines:
             accuracy.legend()
         accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
         noisy = [e for e in self if e.gamma is not None]
         gamma.plot([e.epoch for e in noisy], [e.gamma for e in noisy], marker=".", drawstyle="steps-mid")
         gamma.set(xlabel="epoch", ylabel="γ")
+        if warm := [e for e in self if e.eps is not None]:
+            eps = gamma.twinx()
+            eps.plot([e.epoch for e in warm], [e.eps for e in warm], marker=".", color="C1")
+            eps.set_ylim(bottom=0)
+            eps.set_ylabel("ε after the epoch", color="C1")
         layers = list(self[-1].sigma) if len(self) else []
         for i, layer in enumerate(layers):
             shade = str(0.75 * (1 - i / len(layers)))  # light to dark with depth: names would not fit
@@ -123,7 +162,11 @@ def _cells(epoch: Epoch) -> list[str]:
         str(epoch.epoch),
         f"{epoch.loss:.4g}",
         *("–" if share is None else f"{100 * share:.1f}" for share in shares),
-        *("–" if value is None else f"{value:.3g}" for value in (epoch.gamma, sigma)),
+        *map(_figure, (epoch.gamma, sigma)),
         f"{epoch.lr:.3g}",
         f"{epoch.seconds:.1f}",
     ]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

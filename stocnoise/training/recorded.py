@@ -73,6 +73,7 @@ _EPOCH = schema.record(
         "sigma": schema.mapping(_figure),
         "lr": _figure,
         "seconds": _figure,
+        "best": schema.boolean,
         **{
             field.name: schema.optional(_figure)
             for field in fields(Epoch)
@@ -110,5 +111,6 @@ _RUN = schema.record(
             )
         ),
     },
+    {"best": schema.record({"epoch": schema.whole(1), "model": schema.mapping(_tensor())})},
     others=True,  # the parts that keep a state of their own, by whoever wrote them
 )

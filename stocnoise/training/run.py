@@ -17,6 +17,7 @@ from stocnoise.tasks import OutputReader, TaskLike, as_task
 from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, unusual
+from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import History
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_criterion, make_objective
@@ -59,6 +60,7 @@ def finetune(
     batch: BatchReader = None,
     bounds: Bounds = PIXELS,
     mask: Tensor | None = None,
+    eps: EpsSchedule | None = None,
     seed: int = 0,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -117,6 +119,8 @@ def finetune(
         bounds: lowest and highest value of an input, for attacks that do not say: numbers or tensors that broadcast to
             one input; None: no limit.
         mask: of 0 and 1, broadcasting to one input: what attacks may change, if they do not say.
+        eps: how ε of the training attack grows at first, `EpsSchedule(epochs)`; None: it is the attack's throughout.
+            `val_attack` always has its own.
         seed: of data order, augmentation, noise and attack.
         checkpoint_dir: a checkpoint is written here after each epoch, and after every `checkpoint_every` optimiser
             steps; the newest `keep_checkpoints` stay.
@@ -136,7 +140,9 @@ def finetune(
         criterion: L(output, target), a mean; for example `nn.CrossEntropyLoss(label_smoothing=0.1)`. Default the
             mean of the task's loss, cross-entropy for "multiclass".
         attack_target: "label", or "prediction" to attack what the student predicts on the clean images.
-        val_loader: measured after each epoch: accuracy, and robust accuracy under `val_attack` (default `attack`).
+        val_loader: measured after each epoch: accuracy, and robust accuracy under `val_attack` (default `attack`, which
+            after training in one step sees no collapse). The weights of the best epoch are kept:
+            `history.best.restore(student)`.
         ema: decay of an exponential average of the weights (timm's ModelEmaV3), returned as `history.averaged`. Its σ
             and BatchNorm's statistics are of its own weights: at the end of the run the objective makes its passes of
             it on up to 64 batches, without a backward pass.
@@ -179,6 +185,7 @@ def finetune(
             gamma=own_schedule(gamma, student, epochs, every_callback),
             val_attack=own if val_attack is None else own_attack(val_attack, asked, "val_attack"),
             task=meaning,
+            eps=eps,
         ),
         data=Data(seed=seed, train_loader=train_loader, val_loader=val_loader, batch=batch),
         execution=Execution(

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from stocnoise.attacks import Attack
+from stocnoise.attacks import Attack, BallAttack
+from stocnoise.attacks.ball import largest
 from stocnoise.batches import Batch, BatchReader, check_reader, read_batch
 from stocnoise.checks import check_number, check_whole
 from stocnoise.errors import CheckpointError
@@ -27,6 +28,7 @@ from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.training.borrowed import accelerator_for
 from stocnoise.training.callbacks import Callback
 from stocnoise.training.checkpoints import Checkpoints
+from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.optim import (
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """Algorithm 1: T epochs of an objective, the attack within it, and γ."""
+    """Algorithm 1: T epochs of an objective, the attack within it, how its ε begins, and γ."""
 
     epochs: int
     objective: Objective
@@ -55,15 +57,35 @@ class Algorithm:
     gamma: GammaSchedule | None
     val_attack: Attack = field(metadata=UNTOLD)
     task: Task = MULTICLASS
+    eps: EpsSchedule | None = None
 
     def __post_init__(self) -> None:
         check_whole("epochs", self.epochs)
+        if self.eps is not None:
+            self._check_eps(self.eps)
         check_attack_target(self.attack_target)
         if getattr(self.val_attack, "targeted", False):
             raise ValueError(
                 "val_attack (default attack) is targeted, and leads to the answers in y, which are the right ones: "
                 "evaluate measures targeted attacks"
             )
+
+    def _check_eps(self, schedule: EpsSchedule) -> None:
+        if not isinstance(schedule, EpsSchedule):
+            raise TypeError(
+                f"eps must be a stocnoise.EpsSchedule, not {schedule!r}: ε itself is the attack's, attack=PGD(eps=…)"
+            )
+        schedule(self.attack, 0)
+        if schedule.epochs > self.epochs:
+            raise ValueError(f"{schedule} would never reach the attack's eps in a run of {self.epochs} epochs")
+
+    def attack_after(self, epochs: float) -> Attack:
+        """The attack of training once that many epochs are over."""
+        return self.attack if self.eps is None else self.eps(self.attack, epochs)
+
+    def eps_after(self, epochs: float) -> float | None:
+        """Its ε, of a budget for each feature the largest; None where no schedule moves it."""
+        return None if self.eps is None else largest(self.eps(self.attack, epochs).eps)
 
     @property
     def schedules(self) -> dict[str, GammaSchedule | None]:
@@ -280,6 +302,14 @@ class Settings:
     optimisation: Optimisation
     checkpointing: Checkpointing
     reporting: Reporting
+
+    def __post_init__(self) -> None:
+        attack = self.algorithm.val_attack
+        if self.data.val_loader is not None and isinstance(attack, BallAttack) and attack.leaves_ball:
+            raise ValueError(
+                "val_attack (default attack) may leave the ball, and robust accuracy on val_loader would be of a "
+                "larger eps: give val_attack=stocnoise.PGD(eps=…)"
+            )
 
     def words(self, accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """By which a checkpoint knows the run again; `data` holds the prepared loaders."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.errors import CheckpointError
+from stocnoise.training.best import Kept
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.checkpoints import Checkpoints, mismatch
 from stocnoise.training.gamma import GammaSchedule
@@ -101,6 +102,7 @@ def take(state: RunState, store: Checkpoints) -> Path | None:
             "callbacks": [callback.state_dict() for callback in state.callbacks],
             "history": run.history.to_dict(),
             "processes": processes,
+            **({} if run.history.kept is None else {"best": run.history.kept._asdict()}),
         }
         try:
             path = store.save(run.step, tree)
@@ -147,6 +149,8 @@ def restore(state: RunState, path: Path, tree: dict[str, Any]) -> dict[str, Any]
     run.epoch, run.step, state.batch, run.stop = tree["epoch"], tree["step"], tree["batch"], tree["stop"]
     # The same object: a callback may hold it.
     run.history.replace(History.from_dict(tree["history"]))
+    has_best = "best" in tree and (state.accelerator.is_main_process or not is_sharded(state.model))
+    run.history.kept = Kept(**tree["best"]) if has_best else None
     return own["random"] if state.batch else None
 
 
@@ -171,8 +175,9 @@ def _check_same_run(state: RunState, path: Path, tree: dict[str, Any]) -> None:
     changed = [f"{name}: {before} → {now}" for name, (before, now) in pairs.items() if before != now]
     if not is_sharded(state.model):
         expected: dict[str, Tensor] = state.student.state_dict()
-        if (difference := mismatch(expected, tree["model"])) is not None:
-            raise CheckpointError(f"{path} is a checkpoint of another model: it {difference}. {_ADVICE}")
+        for found in [tree["model"], *([tree["best"]["model"]] if "best" in tree else [])]:
+            if (difference := mismatch(expected, found)) is not None:
+                raise CheckpointError(f"{path} is a checkpoint of another model: it {difference}. {_ADVICE}")
     if changed:
         raise CheckpointError(f"{path} is of a run with other settings ({'; '.join(changed)}). {_ADVICE}")
 

@@ -13,10 +13,11 @@ def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP (either version) holds the parameters in shards."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
-    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
-    wrapped = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    # Parameters alone do not tell: after a pass without a backward one, as in validation, FSDP2 leaves some whole.
+    wrapped = any(isinstance(module, FullyShardedDataParallel | FSDPModule) for module in model.modules())
     return wrapped or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
@@ -33,6 +34,21 @@ def check_bare(student: nn.Module) -> None:
 def bare_optimizer(optimizer: Any) -> Any:
     """What Accelerate has put into its own optimiser."""
     return getattr(optimizer, "optimizer", optimizer)
+
+
+def get_model_state(model: nn.Module) -> dict[str, Any]:
+    """The model state under the names of the bare model.
+
+    Sharded, this is a collective and only the main process receives it.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    if not is_sharded(model):
+        return model.state_dict()
+    from torch.distributed.checkpoint import state_dict as whole
+
+    options = whole.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return whole.get_model_state_dict(model, options=options)
 
 
 def get_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,6 +20,7 @@ from stocnoise.batches import Batch
 from stocnoise.controls import stochastic_layers
 from stocnoise.errors import NonFiniteError
 from stocnoise.training.averaged import PASSES, refresh_statistics
+from stocnoise.training.best import keep_best
 from stocnoise.training.borrowed import kept_in_eval
 from stocnoise.training.health import non_finite_origin
 from stocnoise.training.history import Epoch, History
@@ -143,13 +144,17 @@ class Trainer:
             model,
             batch.x,
             batch.y,
-            algorithm.attack,
+            algorithm.attack_after(self._epochs_over),
             algorithm.attack_target,
             criterion,
             epoch=self.run.epoch,
             task=algorithm.task,
             others=batch.others,
         )
+
+    @property
+    def _epochs_over(self) -> float:
+        return self.run.step / self.run.steps_per_epoch
 
     def _mean_of_group(self, parameters: list[nn.Parameter]) -> None:
         """Accelerate divides by all the batches of a step, of which the last of an epoch may have fewer."""
@@ -183,6 +188,7 @@ class Trainer:
     def _finish_epoch(self, seconds: float) -> None:
         run, state = self.run, self.state
         run.history.append(self._figures(seconds))
+        keep_best(run.history, self.model)
         run.epoch += 1
         state.batch = 0
         state.tally = Tally(self.accelerator.device)
@@ -231,6 +237,7 @@ class Trainer:
             sigma={name: sigma for (name, _), sigma in zip(layers, sigmas, strict=True)},
             lr=self.state.optimizer.param_groups[0]["lr"],
             seconds=seconds,
+            eps=self.settings.algorithm.eps_after(self._epochs_over),
         )
 
     def _validate(self) -> tuple[float | None, float | None]:
@@ -267,7 +274,7 @@ class Trainer:
         self.trial.check(self.model, batch)
 
     def _track(self, epoch: Epoch) -> None:
-        names = ("loss", "accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "gamma", "lr")
+        names = ("loss", "accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "gamma", "eps", "lr")
         values = {name: value for name in names if (value := getattr(epoch, name)) is not None}
         values |= {f"sigma/{layer}": sigma for layer, sigma in epoch.sigma.items()}
         self.accelerator.log(values, step=self.run.step)
@@ -280,6 +287,8 @@ class Trainer:
             figures["acc"] = f"{means.accuracy:.1%}"
         if means.robust_accuracy is not None:
             figures["robust"] = f"{means.robust_accuracy:.1%}"
+        if (eps := self.settings.algorithm.eps_after(self._epochs_over)) is not None:
+            figures["ε"] = f"{eps:.3g}"
         return figures | {_SYMBOLS[name]: f"{schedule.value:.3g}" for name, schedule in self.schedules.items()}
 
     # Batches

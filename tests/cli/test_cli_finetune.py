@@ -18,6 +18,7 @@ from torch import nn
 
 import stocnoise
 from stocnoise.cli import main
+from stocnoise.training.checkpoints import Checkpoints, read
 
 MODEL = "test_resnet"  # timm's own tiny test model
 SMALL = {"size": 32, "head-epochs": 1, "batch": 8, "workers": 0, "images": 6, "steps": 1, "attack-steps": 1, "eot": 1}
@@ -92,6 +93,31 @@ def test_killed_it_goes_on_to_the_same_student(folder: Path, tmp_path: Path) -> 
         assert "CPU thread" in errors
     students = [stocnoise.hub.load(tmp_path / out) for out in ("killed", "whole")]
     assert same(*students)
+
+
+@pytest.mark.slow
+def test_with_images_held_out_the_student_is_that_of_the_best_epoch(
+    folder: Path, tmp_path: Path, command: Callable[..., str]
+) -> None:
+    out = tmp_path / "out"
+    printed = command(*finetune(folder, out, epochs=3), "--hold-out", 6, "--warmup", 1.5)
+    run = read(Checkpoints(out / "checkpoints" / "student").paths()[-1])
+    assert [epoch["eps"] for epoch in run["history"]] == pytest.approx([4 / 255 * 2 / 3, 4 / 255, 4 / 255])
+    assert run["settings"]["batches"] == 2  # of 24 - 6 images
+    best = run["best"]["epoch"]
+    assert f"The student is that of epoch {best} of 3: " in printed and " on 6 images held out" in printed
+    student = stocnoise.load(out / "student.safetensors", timm_model())
+    assert all(torch.equal(value, run["best"]["model"][name]) for name, value in student.state_dict().items())
+    assert f"- best_epoch: {best}" in str(ModelCard.load(out / "README.md"))
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--hold-out", 17), ("--hold-out", -1), ("--warmup", -0.5)])
+def test_what_cannot_be_is_refused_by_its_flag(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: float
+) -> None:
+    assert main([*finetune(folder, tmp_path / "out"), f"{flag}={value}"]) == 2
+    assert flag in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
         "student": student,
         "images": images,
         "train_loader": DataLoader(data, 2),
+        "val_loader": DataLoader(data, 2),
         "test_loader": DataLoader(data, 2),
         "epochs": 1,
         "optimizer": torch.optim.SGD(student.parameters(), 0.01),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import stocnoise
 from stocnoise import StocReLUEMA, stochastic_layers
+from stocnoise.training import Best, checkpoints
 
 
 def without_batch_norm(gamma: float) -> nn.Sequential:
@@ -33,6 +35,21 @@ def sigmas(model: nn.Module) -> Tensor:
 
 def agree(value: Tensor) -> bool:
     return len({tuple(v) for v in gather_object([value.flatten().tolist()])}) == 1
+
+
+def best_of(history: stocnoise.History) -> Best:
+    assert history.best is not None
+    return history.best
+
+
+def after_epoch(folder: Path, epoch: int) -> dict[str, Tensor]:
+    """A student as the checkpoint of an epoch, one of the last two, holds it; γ aside, the next epoch's by then."""
+    state = checkpoints.read(checkpoints.Checkpoints(folder).paths()[epoch - 1])["model"]
+    return without_gamma(state)
+
+
+def without_gamma(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.endswith("gamma")}
 
 
 class Interrupt(stocnoise.Callback):

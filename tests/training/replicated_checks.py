@@ -10,7 +10,16 @@ import torch
 import torch.distributed as dist
 import training_models as tiny
 from accelerate.utils import gather_object
-from process_group import Interrupt, agree, halves, sigmas, without_batch_norm
+from process_group import (
+    Interrupt,
+    after_epoch,
+    agree,
+    best_of,
+    halves,
+    sigmas,
+    without_batch_norm,
+    without_gamma,
+)
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
@@ -153,8 +162,21 @@ def averages_agree(folder: Path, rank: int) -> dict[str, bool]:
     return {"average: alike on every rank": agree(torch.cat([value.double().flatten() for value in state.values()]))}
 
 
+def the_best_epoch(folder: Path, rank: int) -> dict[str, bool]:
+    """Buffers too, which differ between ranks after a training pass; and again from the checkpoint, which holds one."""
+    settings: dict[str, Any] = {"checkpoint_dir": folder / "best", "resume": True, "val_loader": tiny.loader(10)}
+    best = best_of(tiny.finetune(tiny.student(), **settings))
+    again = best_of(tiny.finetune(tiny.student(seed=1), **settings))
+    return {
+        "best: alike on every rank": agree(torch.cat([v.double().flatten() for v in best.state_dict.values()])),
+        "best: of its epoch": tiny.same(without_gamma(best.state_dict), after_epoch(folder / "best", best.epoch)),
+        "best: resumes": again == best and tiny.same(again.state_dict, best.state_dict),
+    }
+
+
 CHECKS = [
     averages_agree,
+    the_best_epoch,
     sigma_is_that_of_the_global_batch,
     noise_differs,
     a_run,

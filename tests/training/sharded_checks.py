@@ -12,7 +12,16 @@ import training_models as tiny
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from process_group import Interrupt, agree, halves, sigmas, without_batch_norm
+from process_group import (
+    Interrupt,
+    after_epoch,
+    agree,
+    best_of,
+    halves,
+    sigmas,
+    without_batch_norm,
+    without_gamma,
+)
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -118,4 +127,28 @@ def a_sharded_run(folder: Path, rank: int) -> dict[str, bool]:
     return results
 
 
-CHECKS = [sharded, a_sharded_run]
+def the_best_epoch(folder: Path, rank: int) -> dict[str, bool]:
+    """The main process has it whole, for a bare student; the others say so."""
+    model, bare = tiny.student(), tiny.student(seed=1)
+    settings: dict[str, Any] = {"checkpoint_dir": folder / "sharded-best", "val_loader": tiny.loader(10)}
+    try:
+        best = best_of(tiny.finetune(model, accelerator=fsdp_accelerator(), **settings))
+    finally:
+        AcceleratorState._reset_state()
+    said = []
+    for student in (model, bare):
+        try:
+            best.restore(student)
+        except ValueError as error:
+            said.append(str(error))
+    results = {
+        "sharded best: its epoch is alike": agree(torch.tensor([best.epoch, best.robust_accuracy])),
+        "sharded best: no shards are restored": "in shards" in said[0],
+    }
+    if rank > 0:
+        return results | {"sharded best: only the main process has it": "main process alone" in said[1]}
+    whole = without_gamma(bare.state_dict())
+    return results | {"sharded best: of its epoch": tiny.same(whole, after_epoch(folder / "sharded-best", best.epoch))}
+
+
+CHECKS = [sharded, a_sharded_run, the_best_epoch]

@@ -1,0 +1,75 @@
+"""The weights of a run's best epoch, so that what it loses afterwards costs nothing."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+
+from stocnoise.training.checkpoints import mismatch
+from stocnoise.training.states import get_model_state, is_sharded
+
+if TYPE_CHECKING:
+    from stocnoise.training.history import History
+
+
+class Kept(NamedTuple):
+    """A student as it was after an epoch: parameters and buffers, on the CPU."""
+
+    epoch: int
+    model: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Best:
+    """An epoch by its figures on `val_loader`, and the student as it was then."""
+
+    epoch: int
+    """Counted from 1."""
+    robust_accuracy: float
+    accuracy: float
+    _kept: Kept | None = field(repr=False, compare=False)
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The student's parameters and buffers (σ, γ, BatchNorm's statistics) after that epoch, on the CPU.
+
+        Raises:
+            ValueError: this history does not have them.
+        """
+        if self._kept is None:
+            raise ValueError(
+                f"the weights of epoch {self.epoch} are not here: with FSDP the main process alone has them, and a "
+                "history of figures, or of an epoch that an earlier version of stocnoise trained, has none"
+            )
+        return self._kept.model
+
+    def restore(self, student: nn.Module) -> None:
+        """Make `student`, the one that was trained or its like, what it was after that epoch.
+
+        Raises:
+            ValueError: this history does not have the weights, or `student` is another model; it is as it was then.
+        """
+        if is_sharded(student):
+            raise ValueError("FSDP holds the student in shards: give restore a whole one")
+        if (difference := mismatch(student.state_dict(), self.state_dict)) is not None:
+            raise ValueError(f"the best epoch is of another model than this student: it {difference}")
+        student.load_state_dict(self.state_dict)
+
+
+def keep_best(history: History, model: nn.Module) -> None:
+    """Keep the weights of the epoch that has just been measured, if it is the best; every process calls it."""
+    best = history.best
+    if best is None or best.epoch != history[-1].epoch:
+        return
+    history.kept = None  # before the next one is copied
+    # DDP's buffers are alike by now: the passes of validation have made them so.
+    if weights := get_model_state(model):
+        history.kept = Kept(best.epoch, {name: _copied(value) for name, value in weights.items()})
+
+
+def _copied(value: Any) -> Any:
+    """On the CPU; what is no tensor is the extra state of a module of the user's."""
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else deepcopy(value)
