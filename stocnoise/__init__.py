@@ -62,8 +62,10 @@ from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
 from stocnoise.tasks import Task
 from stocnoise.training import (
+    AWP,
     Callback,
     GammaSchedule,
+    Guard,
     History,
     Learn2Perturb,
     Step,
@@ -76,6 +78,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APGD",
+    "AWP",
     "BIM",
     "CW",
     "MIM",
@@ -91,6 +94,7 @@ __all__ = [
     "ExampleInputError",
     "FileFormatError",
     "GammaSchedule",
+    "Guard",
     "History",
     "HopSkipJump",
     "InputNoise",

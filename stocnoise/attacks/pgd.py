@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -75,6 +75,12 @@ class PGD(BallAttack):
             found = torch.where(per_row(loss > highest, x), other, found)
             highest = torch.maximum(loss, highest)
         return found
+
+    def shortened(self, share: float) -> PGD:
+        """This attack with steps `share` times as long, in the same ball."""
+        radius = 1.0 if isinstance(self.eps, Tensor) and self.eps.dim() else float(self.eps)
+        length = 2.5 * radius / self.steps if self.step_size is None else self.step_size
+        return replace(self, step_size=share * length)
 
     def _ascend(self, target: Target, ball: Ball, y: Tensor, generator: torch.Generator | None) -> Tensor:
         loss = loss_for(target.task, self.loss)

@@ -32,6 +32,12 @@ class Epoch:
     lr: float = 0.0
     """Learning rate of the first parameter group at the end of the epoch, before a schedule of epochs moves it."""
     seconds: float = 0.0
+    guard_accuracy: float | None = None
+    """Robust accuracy on the batch of `finetune(..., guard=…)`."""
+    collapsed: bool = False
+    """Whether the guard took that for a collapse: the student, the optimiser and σ went back to before the epoch."""
+    unperturbed: int = 0
+    """Optimiser steps that were taken without AWP, whose gradient was not finite."""
 
 
 class History(Sequence[Epoch]):

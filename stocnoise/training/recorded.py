@@ -73,10 +73,12 @@ _EPOCH = schema.record(
         "sigma": schema.mapping(_figure),
         "lr": _figure,
         "seconds": _figure,
+        "collapsed": schema.boolean,
+        "unperturbed": schema.whole(0),
         **{
             field.name: schema.optional(_figure)
             for field in fields(Epoch)
-            if field.name not in ("epoch", "loss", "sigma", "lr", "seconds")
+            if field.name not in ("epoch", "loss", "sigma", "lr", "seconds", "collapsed", "unperturbed")
         },
     },
 )
