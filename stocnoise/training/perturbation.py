@@ -120,8 +120,8 @@ class Perturbation:
         skipped, self.skipped = self.skipped, 0
         if skipped and self.accelerator.scaler is None:
             warnings.warn(
-                f"{skipped} steps of this epoch were taken without AWP, whose gradient was not finite: a smaller gamma "
-                "may help",
+                f"{skipped} of this epoch's steps were taken without AWP, whose gradient was not finite: a smaller "
+                "gamma may help",
                 stacklevel=2,
             )
         return skipped
