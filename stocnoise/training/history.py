@@ -96,7 +96,7 @@ class History(Sequence[Epoch]):
 
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         accuracy, gamma, sigma = figure.subplots(1, 3)
-        for name in ("accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy"):
+        for name in ("accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "guard_accuracy"):
             points = [(e.epoch, getattr(e, name)) for e in self if getattr(e, name) is not None]
             if points:
                 accuracy.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
