@@ -62,9 +62,11 @@ from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
 from stocnoise.tasks import Task
 from stocnoise.training import (
+    AWP,
     Callback,
     EpsSchedule,
     GammaSchedule,
+    Guard,
     History,
     Learn2Perturb,
     Step,
@@ -77,6 +79,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APGD",
+    "AWP",
     "BIM",
     "CW",
     "MIM",
@@ -93,6 +96,7 @@ __all__ = [
     "ExampleInputError",
     "FileFormatError",
     "GammaSchedule",
+    "Guard",
     "History",
     "HopSkipJump",
     "InputNoise",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.layers import StochasticActivation
 
 if TYPE_CHECKING:
@@ -55,6 +56,24 @@ def modes_kept(student: nn.Module) -> Iterator[None]:
         student.__dict__.pop("forward", None)
         if forward is not None:
             student.__dict__["forward"] = forward
+
+
+@contextmanager
+def statistics_kept(student: nn.Module) -> Iterator[None]:
+    """Within the block σ stands still, and sends no message; afterwards all buffers are as they were before."""
+    still = freeze_sigma(student) if any(stochastic_layers(student)) else nullcontext()
+    named = [(module, name) for module in student.modules() for name in module._buffers]
+    before = [(module, name, module._buffers[name]) for module, name in named]
+    values = [None if buffer is None else buffer.clone() for _, _, buffer in before]
+    try:
+        with still:
+            yield
+    finally:
+        with torch.no_grad():
+            for (module, name, buffer), value in zip(before, values, strict=True):
+                module._buffers[name] = buffer  # a forward may have put another there
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
 
 
 def kept_in_eval(student: nn.Module) -> list[nn.Module]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stocnoise.batches import Others
-from stocnoise.controls import freeze_sigma, stochastic_layers
+from stocnoise.training.borrowed import statistics_kept
 
 
 def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...], others: Others | None = None) -> str:
@@ -34,9 +34,8 @@ def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...], others: Othe
             if broken:
                 origins[0] += f", whose {' and '.join(broken)} already held it"
 
-    # σ stands still: its message would wait for ranks that look elsewhere.
-    still = freeze_sigma(model) if any(stochastic_layers(model)) else nullcontext()
-    with still, _observed(model, before, after), torch.no_grad():
+    # σ must stand still: its message would wait for ranks that look elsewhere.
+    with statistics_kept(model), _observed(model, before, after), torch.no_grad():
         given = torch.cat(images)
         model(given) if others is None else others.call(model, given, draws=len(images))
     if not all(torch.isfinite(part).all() for part in images):
@@ -59,7 +58,6 @@ def _non_finite(value: Any) -> bool:
 
 @contextmanager
 def _observed(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     hooks = [module.register_forward_pre_hook(before) for module in model.modules()]
     hooks += [module.register_forward_hook(after) for module in model.modules()]
     compiled = model._compiled_call_impl
@@ -70,6 +68,3 @@ def _observed(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
         model._compiled_call_impl = compiled
         for hook in hooks:
             hook.remove()
-        with torch.no_grad():
-            for buffer, kept in buffers:
-                buffer.copy_(kept)

@@ -36,6 +36,12 @@ class Epoch:
     eps: float | None = None
     """ε of the training attack at the end of the epoch, the largest of a budget for each feature; None without an
     `EpsSchedule`."""
+    guard_accuracy: float | None = None
+    """Robust accuracy on the batch of `finetune(..., guard=…)`."""
+    collapsed: bool = False
+    """Whether the guard took that for a collapse: the student, the optimiser and σ went back to before the epoch."""
+    unperturbed: int = 0
+    """Optimiser steps that were taken without AWP, whose gradient was not finite."""
 
 
 class History(Sequence[Epoch]):
@@ -54,9 +60,11 @@ class History(Sequence[Epoch]):
 
         `history.best.restore(student)` makes the student what it was then; `.epoch`, `.robust_accuracy`, `.accuracy`
         and `.state_dict` say the rest. It is the trained student itself, also with `ema`, whose averages are not
-        measured. In checkpoints, so a resumed run has it; on the CPU. None without `val_loader`.
+        measured. In checkpoints, so a resumed run has it; on the CPU. None without `val_loader`. Epochs that a guard
+        has undone do not count: what was measured then is gone.
         """
-        measured = [(e, e.val_robust_accuracy) for e in self if e.val_robust_accuracy is not None]
+        lasting = [epoch for epoch in self if not epoch.collapsed]
+        measured = [(e, e.val_robust_accuracy) for e in lasting if e.val_robust_accuracy is not None]
         if not measured:
             return None
         epoch, robust = max(measured, key=lambda pair: (pair[1], pair[0].val_accuracy or 0.0))  # the first of equals
@@ -121,7 +129,7 @@ class History(Sequence[Epoch]):
 
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         accuracy, gamma, sigma = figure.subplots(1, 3)
-        for name in ("accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy"):
+        for name in ("accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "guard_accuracy"):
             points = [(e.epoch, getattr(e, name)) for e in self if getattr(e, name) is not None]
             if points:
                 accuracy.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))

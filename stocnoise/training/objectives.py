@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -83,6 +84,14 @@ class Step:
         self._attack_target = attack_target
         self._criterion = criterion
         self._adversarial: list[Tensor] = []
+        self._made: Iterator[Tensor] = iter(())
+
+    def again(self) -> Step:
+        """The same batch for another pass of an objective: its attacks give, in their order, the images of this one."""
+        other = copy(self)
+        other.images, other.correct, other._adversarial = (), {}, []
+        other._made = iter(self._adversarial)
+        return other
 
     def adversarial(self, attack: Attack | None = None, target: Tensor | None = None) -> Tensor:
         """Adversarial images for `x`, by the run's attack against labels (or clean predictions, as the run was told).
@@ -97,7 +106,8 @@ class Step:
                 raise ValueError("a targeted attack leads to the answers in y, which are the right ones: give a target")
             target = self.y if self._attack_target == "label" else None
         given: dict[str, Any] = {} if self.others is None else {"others": self.others}
-        self._adversarial.append(attack(self.model, self.x, target, **given))
+        made = next(self._made, None)
+        self._adversarial.append(attack(self.model, self.x, target, **given) if made is None else made)
         return self._adversarial[-1]
 
     def logits(self, *images: Tensor) -> tuple[Tensor, ...]:

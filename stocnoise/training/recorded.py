@@ -74,10 +74,12 @@ _EPOCH = schema.record(
         "lr": _figure,
         "seconds": _figure,
         "best": schema.boolean,
+        "collapsed": schema.boolean,
+        "unperturbed": schema.whole(0),
         **{
             field.name: schema.optional(_figure)
             for field in fields(Epoch)
-            if field.name not in ("epoch", "loss", "sigma", "lr", "seconds")
+            if field.name not in ("epoch", "loss", "sigma", "lr", "seconds", "collapsed", "unperturbed")
         },
     },
 )

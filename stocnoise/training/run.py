@@ -19,6 +19,7 @@ from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, unusual
 from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
+from stocnoise.training.guard import Guard
 from stocnoise.training.history import History
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_criterion, make_objective
 from stocnoise.training.optim import (
@@ -28,6 +29,7 @@ from stocnoise.training.optim import (
     make_optimizer,
     make_schedule,
 )
+from stocnoise.training.perturbation import AWP, Perturbation
 from stocnoise.training.settings import (
     Algorithm,
     Checkpointing,
@@ -77,6 +79,8 @@ def finetune(
     val_loader: Iterable[Any] | None = None,
     val_attack: Attack | str | None = None,
     ema: float | None = None,
+    awp: AWP | None = None,
+    guard: Guard | None = None,
     callbacks: Sequence[Callback] = (),
     precision: Literal["no", "bf16", "fp16"] | None = None,
     accumulate: int = 1,
@@ -146,6 +150,8 @@ def finetune(
         ema: decay of an exponential average of the weights (timm's ModelEmaV3), returned as `history.averaged`. Its σ
             and BatchNorm's statistics are of its own weights: at the end of the run the objective makes its passes of
             it on up to 64 batches, without a backward pass.
+        awp: adversarial weight perturbation, see `AWP`.
+        guard: undoes an epoch in which the student collapses, see `Guard`.
         callbacks: see `Callback`.
         precision: mixed precision; default Accelerate's configuration.
         accumulate: batches an optimiser step, the gradient their mean, also of the fewer that end an epoch; σ moves
@@ -186,6 +192,7 @@ def finetune(
             val_attack=own if val_attack is None else own_attack(val_attack, asked, "val_attack"),
             task=meaning,
             eps=eps,
+            guard=guard,
         ),
         data=Data(seed=seed, train_loader=train_loader, val_loader=val_loader, batch=batch),
         execution=Execution(
@@ -205,6 +212,7 @@ def finetune(
             max_grad_norm=max_grad_norm,
             criterion=make_criterion(criterion, meaning),
             ema=ema,
+            awp=awp,
         ),
         checkpointing=Checkpointing(
             folder=checkpoint_dir, every=checkpoint_every, keep=keep_checkpoints, resume=resume
@@ -249,4 +257,6 @@ def _prepare(student: nn.Module, settings: Settings, accelerator: Accelerator) -
         accelerator=accelerator,
         tally=Tally(accelerator.device),
     )
+    if optimisation.awp is not None:
+        state.perturbation = Perturbation(optimisation.awp, student, model, algorithm.objective, accelerator)
     return Trainer(settings, state, Trial(algorithm.objective, algorithm.task, last_rows))

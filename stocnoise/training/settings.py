@@ -30,6 +30,7 @@ from stocnoise.training.callbacks import Callback
 from stocnoise.training.checkpoints import Checkpoints
 from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
+from stocnoise.training.guard import Guard
 from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.optim import (
     LR,
@@ -39,6 +40,7 @@ from stocnoise.training.optim import (
     SchedulerStep,
     check_schedule,
 )
+from stocnoise.training.perturbation import AWP
 from stocnoise.training.states import is_sharded
 from stocnoise.training.wording import UNTOLD, told
 
@@ -58,12 +60,15 @@ class Algorithm:
     val_attack: Attack = field(metadata=UNTOLD)
     task: Task = MULTICLASS
     eps: EpsSchedule | None = None
+    guard: Guard | None = None
 
     def __post_init__(self) -> None:
         check_whole("epochs", self.epochs)
         if self.eps is not None:
             self._check_eps(self.eps)
         check_attack_target(self.attack_target)
+        if not isinstance(self.guard, Guard | None):
+            raise TypeError(f"guard must be a stocnoise.Guard, such as Guard((images, labels)), not {self.guard!r}")
         if getattr(self.val_attack, "targeted", False):
             raise ValueError(
                 "val_attack (default attack) is targeted, and leads to the answers in y, which are the right ones: "
@@ -215,6 +220,7 @@ class Optimisation:
     criterion: Criterion
     ema: float | None
     scheduler_step: SchedulerStep | None = None
+    awp: AWP | None = None
 
     def __post_init__(self) -> None:
         if self.lr is not None:
@@ -229,6 +235,8 @@ class Optimisation:
                 raise ValueError(f"ema, the decay of an average, must be below 1, not {self.ema!r}")
         if not callable(self.criterion):
             raise TypeError(f"criterion must be a function of (output, target), not {self.criterion!r}")
+        if not isinstance(self.awp, AWP | None):
+            raise TypeError(f"awp must be a stocnoise.AWP, such as AWP(gamma=5e-3), not {self.awp!r}")
         check_schedule(self.scheduler, self.scheduler_step)
 
     def averaged(self, student: nn.Module) -> Any:

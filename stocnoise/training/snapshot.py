@@ -26,6 +26,9 @@ from stocnoise.training.tally import Tally
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from stocnoise.training.guard import Watch
+    from stocnoise.training.perturbation import Perturbation
+
 
 class Stateful(Protocol):
     """What a checkpoint can keep."""
@@ -49,19 +52,28 @@ class RunState:
     accelerator: Accelerator
     tally: Tally
     batch: int = 0  # batches of the current epoch that are over
+    perturbation: Perturbation | None = None
+    watch: Watch | None = None
 
     @property
     def student(self) -> nn.Module:
         return self.run.student
 
     @property
+    def share(self) -> float:
+        """What a guard has left of the lengths of steps."""
+        return 1.0 if self.watch is None else self.watch.share
+
+    @property
     def parts(self) -> dict[str, Stateful | None]:
         """What keeps a state of its own, by its name in the checkpoint."""
+        asked_for = {"awp": self.perturbation, "guard": self.watch}
         return {
             "scheduler": self.scheduler,
             **self.schedules,
             "scaler": self.accelerator.scaler,
             "averaged": None if self.averaged is None else self.averaged.module,
+            **{name: part for name, part in asked_for.items() if part is not None},
         }
 
     @property

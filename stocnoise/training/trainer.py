@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from stocnoise.attacks import Attack
-from stocnoise.attacks.base import check_input
-from stocnoise.attacks.modes import attack_mode
-from stocnoise.attacks.target import ask
 from stocnoise.batches import Batch
 from stocnoise.controls import stochastic_layers
-from stocnoise.errors import NonFiniteError
 from stocnoise.training.averaged import PASSES, refresh_statistics
 from stocnoise.training.best import keep_best
 from stocnoise.training.borrowed import kept_in_eval
-from stocnoise.training.health import non_finite_origin
+from stocnoise.training.gradient import Gradient
+from stocnoise.training.guard import Watch, shortened
 from stocnoise.training.history import Epoch, History
 from stocnoise.training.objectives import Step
 from stocnoise.training.progress import ProgressBar
@@ -31,6 +26,7 @@ from stocnoise.training.settings import Settings
 from stocnoise.training.snapshot import RunState, restore, take
 from stocnoise.training.tally import Tally
 from stocnoise.training.trial import Trial
+from stocnoise.training.validation import Validation
 
 _SYMBOLS = {"gamma": "γ"}  # of the schedules
 
@@ -53,7 +49,13 @@ class Trainer:
         self.schedules = {name: schedule for name, schedule in self.state.schedules.items() if schedule is not None}
         self.resumed_random: dict[str, Any] | None = None
         self.in_eval = kept_in_eval(self.student)
-        self.group = 0  # batches since the last optimiser step
+        self.gradient = Gradient(self.settings, self.state)
+        self.validation = Validation(self.settings, self.state, self._read)
+        self.watch: Watch | None = None
+        if (guard := self.settings.algorithm.guard) is not None:
+            algorithm, seed = self.settings.algorithm, self.settings.data.seed
+            held = self._read(guard.batch)
+            self.watch = self.state.watch = Watch(guard, self.state, held, algorithm.attack, algorithm.task, seed)
         self.warned_of_length = False
 
     def train(self) -> History:
@@ -66,7 +68,9 @@ class Trainer:
         if kept.resume and kept.store is not None and (found := kept.store.newest()) is not None:
             self.resumed_random = restore(self.state, *found)
         if self.run.epoch < self.run.epochs and not self.run.stop:
-            self._try_validation()
+            self.validation.check(self.trial)
+            if self.watch is not None:
+                self.watch.check(self.trial)
         while self.run.epoch < self.run.epochs and not self.run.stop:
             self._epoch()
         self.run.history.averaged = None if self.averaged is None else self.averaged.module
@@ -74,6 +78,8 @@ class Trainer:
 
     def _epoch(self) -> None:
         run, data, started = self.run, self.settings.data, time.perf_counter()
+        if self.watch is not None and self.state.batch == 0:
+            self.watch.keep()
         self.student.train()
         for module in self.in_eval:
             module.training = False
@@ -116,26 +122,15 @@ class Trainer:
             )
 
     def _micro_batch(self, batch: Any) -> None:
-        state, algorithm, optimisation = self.state, self.settings.algorithm, self.settings.optimisation
+        state = self.state
         found = self._read(batch)
         self.trial(self.model, found)
-        step = self._step(self.model, found)
         with self.accelerator.accumulate(self.model):
-            loss = algorithm.objective(step)
-            self.accelerator.backward(loss)
-            self.group += 1
-            synchronised = self.accelerator.sync_gradients
-            if synchronised:
-                parameters = [p for p in self.model.parameters() if p.requires_grad]
-                self._mean_of_group(parameters)
-                limit = float("inf") if optimisation.max_grad_norm is None else optimisation.max_grad_norm
-                norm = self.accelerator.clip_grad_norm_(parameters, limit)
-                self._check_finite(loss, norm, step)
+            self.gradient.add(self._step(self.model, found))
             state.optimizer.step()
             state.optimizer.zero_grad()
         state.batch += 1
-        state.tally.add(step, loss)
-        if synchronised:
+        if self.accelerator.sync_gradients:
             self._after_step()
 
     def _step(self, model: nn.Module, batch: Batch) -> Step:
@@ -144,7 +139,7 @@ class Trainer:
             model,
             batch.x,
             batch.y,
-            algorithm.attack_after(self._epochs_over),
+            shortened(algorithm.attack_after(self._epochs_over), self.state.share),
             algorithm.attack_target,
             criterion,
             epoch=self.run.epoch,
@@ -155,14 +150,6 @@ class Trainer:
     @property
     def _epochs_over(self) -> float:
         return self.run.step / self.run.steps_per_epoch
-
-    def _mean_of_group(self, parameters: list[nn.Parameter]) -> None:
-        """Accelerate divides by all the batches of a step, of which the last of an epoch may have fewer."""
-        whole, self.group = self.accelerator.gradient_accumulation_steps / self.group, 0
-        if whole != 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(whole)
 
     def _after_step(self) -> None:
         skipped = getattr(self.state.optimizer, "step_was_skipped", False)  # fp16 found an overflow
@@ -187,7 +174,11 @@ class Trainer:
 
     def _finish_epoch(self, seconds: float) -> None:
         run, state = self.run, self.state
-        run.history.append(self._figures(seconds))
+        figures = self._figures(seconds)
+        if self.watch is not None:
+            accuracy, collapsed = self.watch.epoch_over()
+            figures = replace(figures, guard_accuracy=accuracy, collapsed=collapsed)
+        run.history.append(figures)
         keep_best(run.history, self.model)
         run.epoch += 1
         state.batch = 0
@@ -223,8 +214,8 @@ class Trainer:
     # Figures
 
     def _figures(self, seconds: float) -> Epoch:
-        means = self.state.tally.means(over=self.accelerator)
-        val_accuracy, val_robust = self._validate()
+        means, perturbation = self.state.tally.means(over=self.accelerator), self.state.perturbation
+        val_accuracy, val_robust = self.validation()
         layers = list(stochastic_layers(self.student))
         gammas = [layer.gamma for _, layer in layers]
         sigmas = torch.stack([layer.sigma.detach().mean() for _, layer in layers]).tolist() if layers else []
@@ -237,44 +228,13 @@ class Trainer:
             sigma={name: sigma for (name, _), sigma in zip(layers, sigmas, strict=True)},
             lr=self.state.optimizer.param_groups[0]["lr"],
             seconds=seconds,
+            unperturbed=0 if perturbation is None else perturbation.epoch_over(),
             eps=self.settings.algorithm.eps_after(self._epochs_over),
         )
 
-    def _validate(self) -> tuple[float | None, float | None]:
-        """Accuracy and robust accuracy on `val_loader`, one draw of the noise each."""
-        data, task, val_attack = self.settings.data, self.settings.algorithm.task, self.settings.algorithm.val_attack
-        if data.val_loader is None:
-            return None, None
-        clean, robust, seen = 0, 0, 0
-        rank, device = self.accelerator.process_index, self.accelerator.device
-        for batch in Batches(data.val_loader, data.seed, self.run.epoch, rank, device):
-            x, y, others = self._read(batch)
-            given: dict[str, Any] = {} if others is None else {"others": others}
-            adversarial = val_attack(self.model, x, y, **given)
-            with attack_mode(self.student), torch.no_grad():
-                outputs = [ask(self.model, images, task, others) for images in (x, adversarial)]
-            hits = torch.stack([task.right(output, y) for output in outputs], dim=1)
-            hits = self.accelerator.gather_for_metrics(hits)
-            clean, robust, seen = clean + hits[:, 0].sum(), robust + hits[:, 1].sum(), seen + len(hits)
-        if seen == 0:
-            raise ValueError("val_loader gave no batch")
-        return float(clean) / seen, float(robust) / seen
-
-    def _try_validation(self) -> None:
-        """What would end the run after its first epoch, said before."""
-        data, attack = self.settings.data, self.settings.algorithm.val_attack
-        # Not Accelerate's loader, which counts on being gone through.
-        loader = getattr(data.val_loader, "base_dataloader", data.val_loader)
-        if loader is None:
-            return
-        rank, device = self.accelerator.process_index, self.accelerator.device
-        batch = self._read(next(Batches(loader, data.seed, self.run.epoch, rank, device)))
-        if isinstance(attack, Attack):
-            check_input(batch.x, batch.y, attack.bounds)
-        self.trial.check(self.model, batch)
-
     def _track(self, epoch: Epoch) -> None:
-        names = ("loss", "accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "gamma", "eps", "lr")
+        accuracies = ("accuracy", "robust_accuracy", "val_accuracy", "val_robust_accuracy", "guard_accuracy")
+        names = ("loss", *accuracies, "gamma", "eps", "lr")
         values = {name: value for name in names if (value := getattr(epoch, name)) is not None}
         values |= {f"sigma/{layer}": sigma for layer, sigma in epoch.sigma.items()}
         self.accelerator.log(values, step=self.run.step)
@@ -300,20 +260,3 @@ class Trainer:
         if x.dim() == 4:
             x = x.contiguous(memory_format=self.settings.execution.memory_format)
         return found._replace(x=x, y=self.settings.algorithm.task.read_target(found.y))
-
-    def _check_finite(self, loss: Tensor, norm: Any, step: Step) -> None:
-        """Stop before the weights are touched. An infinite gradient alone is what fp16's loss scaling deals with."""
-        scaled = self.accelerator.scaler is not None
-        size = loss.detach() if scaled else loss.detach() + torch.as_tensor(norm, device=loss.device)
-        if math.isfinite(size.item()):
-            return
-        origin = non_finite_origin(self.student, step.images, step.others)
-        if self.accelerator.num_processes > 1:
-            origin += f" (process {self.accelerator.process_index})"
-        store = self.settings.checkpointing.store
-        newest = store.paths() if store is not None else []
-        last = f"the last good checkpoint is {newest[-1]}" if newest else "there is no checkpoint"
-        raise NonFiniteError(
-            f"loss {loss.item():.3g}, gradient norm {float(norm):.3g} at step {self.run.step + 1} of epoch "
-            f"{self.run.epoch + 1}: it began in {origin}. The weights are from before the step; {last}"
-        )

@@ -68,6 +68,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
         "teacher": model,
         "student": student,
         "images": images,
+        "labels": torch.arange(2),
         "train_loader": DataLoader(data, 2),
         "val_loader": DataLoader(data, 2),
         "test_loader": DataLoader(data, 2),

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import guarded_checks
 import replicated_checks
 import sharded_checks
 import torch
@@ -19,7 +20,7 @@ def main(folder: Path) -> None:
     warnings.simplefilter("error")
     rank = PartialState(cpu=True).process_index
     results: dict[str, bool] = {}
-    for check in (*replicated_checks.CHECKS, *sharded_checks.CHECKS):
+    for check in (*replicated_checks.CHECKS, *guarded_checks.CHECKS, *sharded_checks.CHECKS):
         results |= check(folder, rank)
     dist.destroy_process_group()
     print(json.dumps(results))
