@@ -62,6 +62,8 @@ from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
 from stocnoise.tasks import Task
 from stocnoise.training import (
+    MART,
+    Averaged,
     Callback,
     GammaSchedule,
     History,
@@ -78,11 +80,13 @@ __all__ = [
     "APGD",
     "BIM",
     "CW",
+    "MART",
     "MIM",
     "PGD",
     "AlreadyConvertedError",
     "Attack",
     "AutoAttack",
+    "Averaged",
     "Boundary",
     "Callback",
     "Certificate",

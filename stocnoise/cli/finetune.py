@@ -21,6 +21,7 @@ from stocnoise.conversion import convert
 from stocnoise.conversion.summary import summary
 from stocnoise.evaluation import evaluate
 from stocnoise.training import GammaSchedule, finetune
+from stocnoise.training.objectives import NAMES
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Settings:
     out: str = setting("folder for student, model card, report, pictures and these settings")
     random: bool = setting("random weights instead of pretrained ones", False)
     size: int | None = setting("sides of the images in pixels; default the model's own", None)
-    objective: str = setting("what a step minimises", "at", choices=("at", "trades", "mixed", "clean"))
+    objective: str = setting("what a step minimises", "at", choices=NAMES)
     epochs: int = setting("of the student", 10)
     head_epochs: int = setting("of a new head, on clean images", 2)
     batch: int = setting("images on each device", 128)

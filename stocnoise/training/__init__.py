@@ -4,11 +4,16 @@ from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.history import Epoch, History
 from stocnoise.training.learn2perturb import Learn2Perturb
-from stocnoise.training.objectives import Step, Trades
+from stocnoise.training.mart import MART
+from stocnoise.training.mean_of_draws import Averaged
 from stocnoise.training.optim import parameter_groups
 from stocnoise.training.run import finetune
+from stocnoise.training.step import Step
+from stocnoise.training.trades import Trades
 
 __all__ = [
+    "MART",
+    "Averaged",
     "Callback",
     "Epoch",
     "GammaSchedule",

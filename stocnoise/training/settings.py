@@ -28,7 +28,6 @@ from stocnoise.training.borrowed import accelerator_for
 from stocnoise.training.callbacks import Callback
 from stocnoise.training.checkpoints import Checkpoints
 from stocnoise.training.gamma import GammaSchedule
-from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.optim import (
     LR,
     WEIGHT_DECAY,
@@ -38,6 +37,7 @@ from stocnoise.training.optim import (
     check_schedule,
 )
 from stocnoise.training.states import is_sharded
+from stocnoise.training.step import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.wording import UNTOLD, told
 
 if TYPE_CHECKING:

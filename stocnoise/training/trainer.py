@@ -23,11 +23,11 @@ from stocnoise.training.averaged import PASSES, refresh_statistics
 from stocnoise.training.borrowed import kept_in_eval
 from stocnoise.training.health import non_finite_origin
 from stocnoise.training.history import Epoch, History
-from stocnoise.training.objectives import Step
 from stocnoise.training.progress import ProgressBar
 from stocnoise.training.randomness import Batches, seed_all, set_random_state
 from stocnoise.training.settings import Settings
 from stocnoise.training.snapshot import RunState, restore, take
+from stocnoise.training.step import Step
 from stocnoise.training.tally import Tally
 from stocnoise.training.trial import Trial
 
@@ -149,6 +149,7 @@ class Trainer:
             epoch=self.run.epoch,
             task=algorithm.task,
             others=batch.others,
+            autocast=self.accelerator.autocast,
         )
 
     def _mean_of_group(self, parameters: list[nn.Parameter]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import ask
@@ -17,8 +16,9 @@ from stocnoise.batches import Batch
 from stocnoise.normalization import warn_if_bare
 from stocnoise.tasks import Task
 from stocnoise.training.learn2perturb import Learn2Perturb
-from stocnoise.training.objectives import Objective, at, clean
+from stocnoise.training.objectives import at, clean
 from stocnoise.training.randomness import random_state, set_random_state
+from stocnoise.training.step import Objective, bare
 
 
 class Trial:
@@ -44,7 +44,7 @@ class Trial:
         last_rows = len(batch.x)
         if not self.over:
             self.over = True
-            warn_if_bare(_bare(model), batch.x)
+            warn_if_bare(bare(model), batch.x)
             self.single = self.check(model, batch)
             last_rows = self.last_rows or last_rows
         if last_rows == 1 and self.single and self._passes_alone:
@@ -60,7 +60,7 @@ class Trial:
 
     def check(self, model: nn.Module, batch: Batch) -> list[str]:
         """What `single` says, of this batch; ValueError if the model does not take it, or the task what comes of it."""
-        student, single = _bare(model), list[str]()
+        student, single = bare(model), list[str]()
         outside = random_state(batch.x.device)
         try:
             with _watched(student, len(batch.x), single), attack_mode(student), torch.no_grad():
@@ -69,10 +69,6 @@ class Trial:
             set_random_state(outside, batch.x.device)
         self.task.check(output, batch.y)
         return single
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
