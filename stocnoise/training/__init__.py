@@ -2,6 +2,7 @@
 
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.gamma import GammaSchedule
+from stocnoise.training.guided import Guided
 from stocnoise.training.history import Epoch, History
 from stocnoise.training.learn2perturb import Learn2Perturb
 from stocnoise.training.mart import MART
@@ -17,6 +18,7 @@ __all__ = [
     "Callback",
     "Epoch",
     "GammaSchedule",
+    "Guided",
     "History",
     "Learn2Perturb",
     "Run",

@@ -18,6 +18,7 @@ from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, unusual
 from stocnoise.training.gamma import GammaSchedule
+from stocnoise.training.guided import parts
 from stocnoise.training.history import History
 from stocnoise.training.objectives import make_objective
 from stocnoise.training.optim import (
@@ -105,7 +106,7 @@ def finetune(
             warning.
         epochs: T.
         objective: "at", "trades", "mart", "averaged", "mixed", "clean", an instance such as `Trades(beta=3)`,
-            or `Learn2Perturb()`, or any function of a `Step` that returns the loss.
+            `Guided(teacher)` or `Learn2Perturb()`, or any function of a `Step` that returns the loss.
         attack: makes the adversarial examples; run in eval mode with the noise on, σ and BatchNorm untouched. A name of
             `stocnoise.attacks.registry.NAMES` is that attack with ε = 8/255 in L∞ and PGD's steps.
         gamma: the schedule of γ, its T the run's epochs; a number for a constant γ; None leaves γ as converted. Ignored
@@ -166,7 +167,7 @@ def finetune(
     check_bare(student)
     check_bounds(bounds)
     chosen = make_objective(objective)
-    every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
+    every_callback = [*(part for part in parts(chosen) if isinstance(part, Callback)), *callbacks]
     reporting = Reporting(callbacks=every_callback, progress=progress)
     meaning = as_task(task, output)
     asked = unusual(meaning, bounds, mask)
