@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks.modes import inner
+from stocnoise.normalization import Normalized
 
 
 class Teacher:
@@ -44,9 +45,13 @@ class Teacher:
                 )
 
     def __repr__(self) -> str:
-        """Its class and a fingerprint of its weights, which are the same in every process and on every device."""
+        """Its class and a fingerprint of weights and normalisation, the same in every process and on every device."""
         digest = hashlib.sha256()
-        for name, value in self.model.state_dict().items():
+        state = self.model.state_dict()
+        for name, module in self.model.named_modules():
+            if isinstance(module, Normalized):
+                state |= {f"{name}.mean": module.mean, f"{name}.std": module.std}
+        for name, value in state.items():
             if isinstance(value, Tensor):
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -379,7 +379,14 @@ def test_a_checkpoint_knows_the_teacher_by_its_weights_and_does_not_print_it(tmp
     other = copy.deepcopy(teacher)
     with torch.no_grad():
         other[7].bias[0] += 1e-3
-    for guide in (Guided(other, 0.5), Guided(teacher, 0.6), Guided(teacher, 0.5, objective="mixed")):
+    normalised = stocnoise.normalized(teacher, 0.5, 0.5)
+    assert repr(Guided(normalised)) != repr(Guided(stocnoise.normalized(teacher, 0.5, 0.2)))
+    for guide in (
+        Guided(other, 0.5),
+        Guided(normalised, 0.5),
+        Guided(teacher, 0.6),
+        Guided(teacher, 0.5, objective="mixed"),
+    ):
         with pytest.raises(CheckpointError, match="objective"):
             run(guide)
 
