@@ -24,6 +24,7 @@ from stocnoise.conversion import convert
 from stocnoise.conversion.summary import summary
 from stocnoise.evaluation import evaluate
 from stocnoise.training import EpsSchedule, GammaSchedule, finetune
+from stocnoise.training.objectives import NAMES
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Settings:
     out: str = setting("folder for student, model card, report, pictures and these settings")
     random: bool = setting("random weights instead of pretrained ones", False)
     size: int | None = setting("sides of the images in pixels; default the model's own", None)
-    objective: str = setting("what a step minimises", "at", choices=("at", "trades", "mixed", "clean"))
+    objective: str = setting("what a step minimises", "at", choices=NAMES)
     epochs: int = setting("of the student", 10)
     head_epochs: int = setting("of a new head, on clean images", 2)
     hold_out: int = setting("images of train/ not trained on, to choose the best epoch by; 0: the last epoch", 0)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from stocnoise.attacks import BIM, PGD, BallAttack, RandomNoise, Transfer
 from stocnoise.attacks.ball import Bounds, Norm, largest, limits
+from stocnoise.attacks.features import NoClassifierError
 from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.losses import margin
 from stocnoise.batches import Batch
 from stocnoise.controls import deterministic, stochastic_layers
-from stocnoise.evaluation.binarisation import NoClassifierError, binarisation
+from stocnoise.evaluation.binarisation import binarisation
 from stocnoise.evaluation.measured import WORST, Entry
 from stocnoise.evaluation.rates import Successes, difference, successes, wilson
 from stocnoise.evaluation.scoring import Score

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import PGD, RandomNoise
-from stocnoise.attacks.modes import inner
+from stocnoise.attacks.features import Features, NoClassifierError, classifier
 from stocnoise.batches import Batch
 from stocnoise.evaluation.subject import Subject
 from stocnoise.tasks import as_task
@@ -25,10 +25,6 @@ class Found(NamedTuple):
     random: float
 
 
-class NoClassifierError(ValueError):
-    """The model has no last linear layer with a vector for each input before it."""
-
-
 def binarisation(subject: Subject, batch: Batch, attack: PGD, draws: int) -> Found:
     """How often `attack` finds what is known to be there, and how often random search with a hundred tries does.
 
@@ -41,7 +37,7 @@ def binarisation(subject: Subject, batch: Batch, attack: PGD, draws: int) -> Fou
 
     Source: Zimmermann, Brendel, Tramèr, Carlini, NeurIPS 2022.
     """
-    features = _Features(subject, _classifier(subject.model))
+    features = Features(subject.model, classifier(subject.model))
     x, y = batch.x, torch.zeros(len(batch.x), device=batch.x.device)
     attack = attack.with_defaults(bounds=subject.bounds, mask=subject.mask)
     half = dataclasses.replace(attack, eps=attack.eps / 2)
@@ -49,7 +45,7 @@ def binarisation(subject: Subject, batch: Batch, attack: PGD, draws: int) -> Fou
 
     def mean(points: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.stack([features.of(points, batch) for _ in range(draws)]).mean(0)
+            return torch.stack([_vectors(features, points, batch) for _ in range(draws)]).mean(0)
 
     inside = [mean(x), *(mean(half.ball(x).random()) for _ in range(_INNER - 1))]
     separator = _Separator.between(torch.stack(inside, 1), mean(surface(features, x, y, others=batch.others)))
@@ -61,41 +57,12 @@ def binarisation(subject: Subject, batch: Batch, attack: PGD, draws: int) -> Fou
     return Found((separator(mean(found)) > 0).float().mean().item(), hits.float().mean().item())
 
 
-def _classifier(model: nn.Module) -> nn.Module:
-    """The last layer: by the model's own `get_classifier`, as timm's have it, else the last Linear."""
-    for module in model.modules():
-        if callable(get := getattr(module, "get_classifier", None)):
-            found = get()
-            if isinstance(found, nn.Linear):
-                return found
-    linear = [module for module in inner(model).modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise NoClassifierError("the model has no Linear layer")
-    return linear[-1]
-
-
-class _Features(nn.Module):
-    """What the last layer of a model is given."""
-
-    def __init__(self, subject: Subject, classifier: nn.Module) -> None:
-        super().__init__()
-        self.model, self.classifier, self.training = subject.model, [classifier], False
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        seen: list[Tensor] = []
-        handle = self.classifier[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-        try:
-            self.model(*args, **kwargs)
-        finally:
-            handle.remove()
-        rows = len(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
-        if len(seen) != 1 or seen[0].dim() != 2 or len(seen[0]) != rows:
-            raise NoClassifierError("what its last layer is given is not one vector for each input")
-        return seen[0]
-
-    def of(self, x: Tensor, batch: Batch) -> Tensor:
-        """(B, features), in float64."""
-        return (self(x) if batch.others is None else batch.others.call(self, x)).double()
+def _vectors(features: Features, x: Tensor, batch: Batch) -> Tensor:
+    """(B, features), in float64."""
+    found = features(x) if batch.others is None else batch.others.call(features, x)
+    if found.dim() != 2:
+        raise NoClassifierError("what its last layer is given is not one vector for each input")
+    return found.double()
 
 
 class _Separator(nn.Module):
@@ -131,7 +98,7 @@ class _Separator(nn.Module):
 class _Binary(nn.Module):
     """The features under their separators, as one logit."""
 
-    def __init__(self, features: _Features, separator: _Separator) -> None:
+    def __init__(self, features: Features, separator: _Separator) -> None:
         super().__init__()
         self.features, self.separator, self.training = features, separator, False
 

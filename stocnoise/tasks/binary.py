@@ -10,6 +10,11 @@ from stocnoise.tasks.targets import zeros_and_ones
 from stocnoise.tasks.task import Task
 
 
+def mean_logit(logits: Tensor) -> Tensor:
+    """The logit of the mean over the draws of σ(z), (draws, B, …) → (B, …), finite where each σ(z) rounds to 1."""
+    return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
+
+
 def _column(v: Tensor) -> Tensor:
     return v.reshape(len(v))
 
@@ -45,7 +50,7 @@ def _check(logit: Tensor, y: Tensor | None) -> None:
 BINARY = Task(
     loss=_loss,
     wrong=_wrong,
-    average=lambda outputs: outputs.sigmoid().mean(0).logit(),
+    average=mean_logit,
     probabilities=torch.sigmoid,
     classes=lambda p: torch.stack([1 - _column(p), _column(p)], 1),
     decide=lambda logit: (_column(logit) > 0).long(),

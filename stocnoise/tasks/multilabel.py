@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stocnoise.tasks.binary import mean_logit
 from stocnoise.tasks.targets import zeros_and_ones
 from stocnoise.tasks.task import Task
 
@@ -37,7 +38,7 @@ def _check(logits: Tensor, y: Tensor | None) -> None:
 MULTILABEL = Task(
     loss=_loss,
     wrong=lambda logits, y: _units(logits, y).mean(1),
-    average=lambda outputs: outputs.sigmoid().mean(0).logit(),
+    average=mean_logit,
     probabilities=torch.sigmoid,
     classes=lambda p: torch.stack([1 - p, p], 1),
     decide=lambda logits: (logits > 0).long(),

@@ -38,7 +38,7 @@ class Task:
         probabilities: output → what `predict` averages over draws, of the output's shape; default the output itself.
         classes: probabilities → (B, K, …), those of K classes, from which `predict` takes votes. None: no votes.
         decide: output → the target that it amounts to. None: nothing can be attacked without a target.
-        logits: output → (B, K, …), logits of K classes, between which TRADES measures a divergence. None: it refuses.
+        logits: output → (B, K, …), logits of K classes, for TRADES, MART and distillation. None: they refuse.
         margin: (output, target) → (B,), positive where the answer is wrong, and of a gradient that does not vanish.
             None: attacks on the margin (CW, `losses.margin`) refuse the task.
         units: (output, target) → (B, E), whether each of E answers of a row is wrong, NaN where it does not count.

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stocnoise.layers import StochasticActivation
-from stocnoise.training.objectives import Objective, Step
+from stocnoise.training.step import Objective, Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from stocnoise.errors import NonFiniteError
 from stocnoise.training.health import non_finite_origin
-from stocnoise.training.objectives import Step
 from stocnoise.training.settings import Settings
 from stocnoise.training.snapshot import RunState
+from stocnoise.training.step import Step
 
 
 class Gradient:

@@ -8,7 +8,8 @@ from torch import Tensor
 from stocnoise.controls import set_gamma, stochastic_layers
 from stocnoise.noises import StocL2P
 from stocnoise.training.callbacks import Callback, Run
-from stocnoise.training.objectives import Step, clean, mixed
+from stocnoise.training.objectives import clean, mixed
+from stocnoise.training.step import Step
 
 
 class Learn2Perturb(Callback):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from stocnoise.checks import check_number, check_whole
 from stocnoise.training.borrowed import statistics_kept
-from stocnoise.training.objectives import Objective, Step
 from stocnoise.training.states import is_sharded
+from stocnoise.training.step import Objective, Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -20,8 +20,9 @@ from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, u
 from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.guard import Guard
+from stocnoise.training.guided import parts
 from stocnoise.training.history import History
-from stocnoise.training.objectives import AttackTarget, Criterion, Objective, make_criterion, make_objective
+from stocnoise.training.objectives import make_objective
 from stocnoise.training.optim import (
     OptimizerChoice,
     SchedulerChoice,
@@ -41,6 +42,7 @@ from stocnoise.training.settings import (
 )
 from stocnoise.training.snapshot import RunState
 from stocnoise.training.states import bare_optimizer, check_bare
+from stocnoise.training.step import AttackTarget, Criterion, Objective, make_criterion
 from stocnoise.training.tally import Tally
 from stocnoise.training.trainer import Trainer
 from stocnoise.training.trial import Trial
@@ -109,14 +111,14 @@ def finetune(
             (images, labels) unless `batch` says otherwise. Its length is an epoch: batches beyond are left out, with a
             warning.
         epochs: T.
-        objective: "at", "trades", "mixed", "clean", an instance such as `Trades(beta=3)` or `Learn2Perturb()`, or any
-            function of a `Step` that returns the loss.
+        objective: "at", "trades", "mart", "averaged", "mixed", "clean", an instance such as `Trades(beta=3)`,
+            `Guided(teacher)` or `Learn2Perturb()`, or any function of a `Step` that returns the loss.
         attack: makes the adversarial examples; run in eval mode with the noise on, σ and BatchNorm untouched. A name of
             `stocnoise.attacks.registry.NAMES` is that attack with ε = 8/255 in L∞ and PGD's steps.
         gamma: the schedule of γ, its T the run's epochs; a number for a constant γ; None leaves γ as converted. Ignored
             by default where there is no stochastic layer.
         task: what the output means and when it is wrong; see `Task`. The attacks' task, unless they have one. TRADES
-            needs a task with `logits`.
+            and MART need a task with `logits`.
         output: what of the model's answer is the output: a key or attribute, an index, or a function.
         batch: entries of a batch by name or number, (input, target, further inputs of the model …), or a function that
             makes (input, target) of one; see `BatchReader`.
@@ -177,7 +179,7 @@ def finetune(
     check_bare(student)
     check_bounds(bounds)
     chosen = make_objective(objective)
-    every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
+    every_callback = [*(part for part in parts(chosen) if isinstance(part, Callback)), *callbacks]
     reporting = Reporting(callbacks=every_callback, progress=progress)
     meaning = as_task(task, output)
     asked = unusual(meaning, bounds, mask)

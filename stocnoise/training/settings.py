@@ -31,7 +31,6 @@ from stocnoise.training.checkpoints import Checkpoints
 from stocnoise.training.eps import EpsSchedule
 from stocnoise.training.gamma import GammaSchedule
 from stocnoise.training.guard import Guard
-from stocnoise.training.objectives import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.optim import (
     LR,
     WEIGHT_DECAY,
@@ -42,6 +41,7 @@ from stocnoise.training.optim import (
 )
 from stocnoise.training.perturbation import AWP
 from stocnoise.training.states import is_sharded
+from stocnoise.training.step import AttackTarget, Criterion, Objective, check_attack_target
 from stocnoise.training.wording import UNTOLD, told
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stocnoise.training.objectives import Step
+from stocnoise.training.step import Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -19,11 +19,11 @@ from stocnoise.training.borrowed import kept_in_eval
 from stocnoise.training.gradient import Gradient
 from stocnoise.training.guard import Watch, shortened
 from stocnoise.training.history import Epoch, History
-from stocnoise.training.objectives import Step
 from stocnoise.training.progress import ProgressBar
 from stocnoise.training.randomness import Batches, seed_all, set_random_state
 from stocnoise.training.settings import Settings
 from stocnoise.training.snapshot import RunState, restore, take
+from stocnoise.training.step import Step
 from stocnoise.training.tally import Tally
 from stocnoise.training.trial import Trial
 from stocnoise.training.validation import Validation
@@ -145,6 +145,7 @@ class Trainer:
             epoch=self.run.epoch,
             task=algorithm.task,
             others=batch.others,
+            autocast=self.accelerator.autocast,
         )
 
     @property

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import ask
 from stocnoise.batches import Batch
 from stocnoise.normalization import warn_if_bare
 from stocnoise.tasks import Task
+from stocnoise.training.guided import Guided, parts
 from stocnoise.training.learn2perturb import Learn2Perturb
-from stocnoise.training.objectives import Objective, at, clean
+from stocnoise.training.objectives import at, clean
 from stocnoise.training.randomness import random_state, set_random_state
+from stocnoise.training.step import Objective, bare
 
 
 class Trial:
@@ -44,7 +45,7 @@ class Trial:
         last_rows = len(batch.x)
         if not self.over:
             self.over = True
-            warn_if_bare(_bare(model), batch.x)
+            warn_if_bare(bare(model), batch.x)
             self.single = self.check(model, batch)
             last_rows = self.last_rows or last_rows
         if last_rows == 1 and self.single and self._passes_alone:
@@ -56,28 +57,29 @@ class Trial:
     @property
     def _passes_alone(self) -> bool:
         """Whether the training pass of a batch of one row is known to be one of a single row."""
-        return self.objective is at or self.objective is clean or isinstance(self.objective, Learn2Perturb)
+        *_, last = parts(self.objective)
+        return last is at or last is clean or isinstance(last, Learn2Perturb | Guided)
 
     def check(self, model: nn.Module, batch: Batch) -> list[str]:
         """What `single` says, of this batch; ValueError if the model does not take it, or the task what comes of it."""
-        student, single = _bare(model), list[str]()
+        student, single = bare(model), list[str]()
         outside = random_state(batch.x.device)
         try:
-            with _watched(student, len(batch.x), single), attack_mode(student), torch.no_grad():
-                output = ask(student, batch.x, self.task, batch.others)
+            with _eager(student), torch.no_grad():
+                with _watched(student, len(batch.x), single), attack_mode(student):
+                    output = ask(student, batch.x, self.task, batch.others)
+                self.task.check(output, batch.y)
+                for part in parts(self.objective):
+                    if isinstance(part, Guided):
+                        part.check(model, batch, self.task)
         finally:
             set_random_state(outside, batch.x.device)
-        self.task.check(output, batch.y)
         return single
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
 def _watched(model: nn.Module, rows: int, single: list[str]) -> Iterator[None]:
-    """Within the block names of layers are added to `single`; eager, since hooks must see the layers."""
+    """Within the block names of layers are added to `single`."""
 
     def watch(name: str) -> Any:
         def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -91,10 +93,18 @@ def _watched(model: nn.Module, rows: int, single: list[str]) -> Iterator[None]:
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.training
     ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Within the block calls are not compiled, since hooks must see the layers."""
     compiled, model._compiled_call_impl = model._compiled_call_impl, None
     try:
         yield
     finally:
         model._compiled_call_impl = compiled
-        for hook in hooks:
-            hook.remove()

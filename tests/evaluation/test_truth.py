@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import stocnoise
 from stocnoise import PGD
+from stocnoise.attacks.features import NoClassifierError
 from stocnoise.batches import Batch
-from stocnoise.evaluation.binarisation import NoClassifierError, binarisation
+from stocnoise.evaluation.binarisation import binarisation
 from stocnoise.evaluation.straight_through import misleading_layers, straight_through
 from stocnoise.evaluation.subject import Subject
 

@@ -174,7 +174,37 @@ def the_best_epoch(folder: Path, rank: int) -> dict[str, bool]:
     }
 
 
+def guided_by_a_teacher(folder: Path, rank: int) -> dict[str, bool]:
+    """The gradient is that of the whole batch, through features too; a classifier without gradient stalls nobody."""
+
+    def plain(seed: int) -> nn.Sequential:
+        return tiny.student(lambda channels, activation: nn.ReLU(), seed=seed)
+
+    teacher, attack = plain(seed=1), stocnoise.PGD(eps=0.1, steps=1)
+    x, y = tiny.data(8).tensors
+    whole, shared = plain(seed=0).eval(), DistributedDataParallel(plain(seed=0).eval())
+    mine = slice(4 * rank, 4 * rank + 4)
+    for model, part in ((whole, slice(8)), (shared, mine)):
+        guide = stocnoise.Guided(teacher, on="features", objective="clean")
+        guide(stocnoise.Step(model, x[part], y[part], attack)).backward()
+    pairs = zip(whole.parameters(), shared.parameters(), strict=True)
+    results = {"guided: gradient of the whole batch": all(torch.allclose(a.grad, b.grad, atol=1e-6) for a, b in pairs)}
+
+    unlabelled = stocnoise.Guided(teacher, on="features", objective=None)
+    student = tiny.student()
+    try:
+        tiny.finetune(student, objective=unlabelled)
+    except ValueError as error:
+        results["guided: a classifier that would stall is refused"] = "requires_grad_(False)" in str(error)
+    student[7].requires_grad_(False)
+    tiny.finetune(student, objective=unlabelled)
+    weights = torch.cat([p.detach().flatten() for p in student.parameters()])
+    results["guided: weights alike"] = agree(weights) and agree(sigmas(student))
+    return results
+
+
 CHECKS = [
+    guided_by_a_teacher,
     averages_agree,
     the_best_epoch,
     sigma_is_that_of_the_global_batch,

@@ -19,7 +19,8 @@ import stocnoise
 from stocnoise import AWP, CheckpointError, NonFiniteError, Step, Trades, stochastic_layers
 from stocnoise.attacks import BIM
 from stocnoise.training.checkpoints import Checkpoints, read
-from stocnoise.training.objectives import at, clean, kl_divergence, mixed
+from stocnoise.training.divergence import kl_divergence
+from stocnoise.training.objectives import at, clean, mixed
 
 GAMMA = 0.1
 FIXED = BIM(eps=0.1, steps=2)

@@ -26,12 +26,12 @@ def trained(**settings: Any) -> nn.Sequential:
     return model
 
 
-def on_a_cpu() -> nn.Sequential:
+def on_a_cpu(**settings: Any) -> nn.Sequential:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     try:
-        return trained(accelerator=Accelerator(cpu=True))
+        return trained(accelerator=Accelerator(cpu=True), **settings)
     finally:
         AcceleratorState._reset_state()
         torch.cuda.empty_cache()
@@ -56,6 +56,27 @@ def test_sigma_and_weights_are_those_of_a_run_on_a_cpu(settings: dict[str, Any],
     for name, value in found.state_dict().items():
         torch.testing.assert_close(value.cpu(), expected[name], rtol=tolerance, atol=tolerance, msg=name)
     assert all(layer.sigma.dtype == torch.float32 for _, layer in stocnoise.stochastic_layers(found))
+
+
+@pytest.mark.parametrize("on", ["logits", "features"])
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({}, 5e-3),
+        ({"precision": "bf16"}, 3e-2),
+        ({"precision": "fp16"}, 3e-2),
+        pytest.param({"compile": True}, 5e-3, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_teacher_guides_as_on_a_cpu_and_stays_there(on: Any, settings: dict[str, Any], tolerance: float) -> None:
+    teacher = tiny.student(lambda channels, activation, **_: nn.ReLU(), seed=1)
+    guide: dict[str, Any] = {"objective": stocnoise.Guided(teacher, 0.1, on=on, objective="clean")}
+    expected = on_a_cpu(**guide).state_dict()
+    found = trained(**guide, **settings).state_dict()
+    for name, value in found.items():
+        torch.testing.assert_close(value.cpu(), expected[name], rtol=tolerance, atol=tolerance, msg=name)
+    assert all(not tensor.is_cuda for tensor in teacher.state_dict().values())
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

@@ -15,7 +15,9 @@ import stocnoise
 from stocnoise import Step, Trades, stochastic_layers
 from stocnoise.attacks import PGD
 from stocnoise.tasks import Task, as_task
-from stocnoise.training.objectives import TaskLoss, at, clean, kl_divergence, make_objective, mixed
+from stocnoise.training.divergence import kl_divergence
+from stocnoise.training.objectives import at, clean, make_objective, mixed
+from stocnoise.training.step import TaskLoss
 
 
 def make_step(model: nn.Module, **settings: Any) -> Step:
