@@ -58,6 +58,7 @@ from stocnoise.layers import (
     StocReLUEMA,
     StocSiLUEMA,
 )
+from stocnoise.mixture import Blend, MarginBound, Mixture, mix
 from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
 from stocnoise.tasks import Task
@@ -83,6 +84,7 @@ __all__ = [
     "AlreadyConvertedError",
     "Attack",
     "AutoAttack",
+    "Blend",
     "Boundary",
     "Callback",
     "Certificate",
@@ -96,6 +98,8 @@ __all__ = [
     "InputNoise",
     "KernelsWarning",
     "Learn2Perturb",
+    "MarginBound",
+    "Mixture",
     "NonFiniteError",
     "NormalizationWarning",
     "NothingConvertedError",
@@ -138,6 +142,7 @@ __all__ = [
     "functional",
     "hub",
     "load",
+    "mix",
     "normalized",
     "parameter_groups",
     "plot_asr",

@@ -25,6 +25,8 @@ LAYERS = [
     {"implementation"},
     {"kernels"},
     {"aten"},
+    {"mixture"},
+    {"predictors"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
     {"input_noise", "threads", "architectures", "markup"},
     {"errors"},
