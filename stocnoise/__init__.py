@@ -58,6 +58,7 @@ from stocnoise.layers import (
     StocReLUEMA,
     StocSiLUEMA,
 )
+from stocnoise.mixing import MixtureFit, fit_mixture
 from stocnoise.mixture import Blend, MarginBound, Mixture, mix
 from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
@@ -100,6 +101,7 @@ __all__ = [
     "Learn2Perturb",
     "MarginBound",
     "Mixture",
+    "MixtureFit",
     "NonFiniteError",
     "NormalizationWarning",
     "NothingConvertedError",
@@ -137,6 +139,7 @@ __all__ = [
     "evaluate",
     "find_sites",
     "finetune",
+    "fit_mixture",
     "fixed_noise",
     "freeze_sigma",
     "functional",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"__init__"},
     {"cli"},
-    {"doctor", "hub", "certification"},
+    {"doctor", "hub", "certification", "mixing"},
     {"training", "evaluation", "prediction"},
     {"attacks", "files"},
     {"description"},
