@@ -17,6 +17,9 @@ from stocnoise.tasks import Task, TaskLike, as_task
 # By how much, in the logarithm of a probability, a margin must be wider than needed, lest rounding decides.
 _ROUNDING = 1e-5
 
+SCALES = (1e-6, 1e6)
+"""The range of k and T: beyond it float32 overflows, or nothing is left of a model."""
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -34,7 +37,10 @@ class Blend:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check_number(field.name, getattr(self, field.name), above=0)
+            check_number(field.name, value := getattr(self, field.name), above=0)
+            if field.name != "weight" and not SCALES[0] <= value <= SCALES[1]:
+                raise ValueError(f"{field.name} must lie in [{SCALES[0]:g}, {SCALES[1]:g}], not {value}")
+            object.__setattr__(self, field.name, float(value))  # a plain one, which JSON takes
         if not 0.5 <= self.weight < 1:
             raise ValueError(f"weight must lie in [0.5, 1), not {self.weight}: the student has the larger share")
 

@@ -15,6 +15,7 @@ LAYERS = [
     {"doctor", "hub", "certification", "mixing"},
     {"training", "evaluation", "prediction"},
     {"attacks", "files"},
+    {"portable"},
     {"description"},
     {"conversion"},
     {"controls"},
@@ -27,7 +28,7 @@ LAYERS = [
     {"aten"},
     {"mixture"},
     {"predictors"},
-    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
+    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks", "state_dicts"},
     {"input_noise", "threads", "architectures", "markup"},
     {"errors"},
 ]

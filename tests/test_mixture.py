@@ -87,6 +87,8 @@ def test_a_class_at_every_pixel() -> None:
         ({"weight": "x"}, "weight must be a finite number"),
         ({"scale": 0}, "scale must be a finite number greater than 0"),
         ({"scale": math.inf}, "scale must be"),
+        ({"scale": 1e7}, r"scale must lie in \[1e-06, 1e\+06\], not 10000000"),
+        ({"temperature": 1e-7}, "temperature must lie in"),
         ({"temperature": -1.0}, "temperature must be"),
         ({"temperature": math.nan}, "temperature must be"),
         ({"task": "binary"}, "task='multiclass' or 'segmentation'"),
