@@ -45,12 +45,14 @@ def test_the_ways_have_the_budget_of_the_stage(masked):
     assert gradients == dict.fromkeys(["apgd-margin", *WAYS], 12)
 
 
-def test_the_report_tells_the_bound_beside_the_attack(masked):
+def test_the_report_tells_the_bound_beside_the_attack(masked, tmp_path):
     entry = masked["strongest", 0.2]
     assert 0 < entry.more["margin_bound"] <= entry.robust_accuracy.value
     assert entry.to_dict()["margin_bound"] == entry.more["margin_bound"]
     assert "at least" in str(masked) and "no teacher can overrule it" in str(masked)
     assert "margin_bound" not in masked["apgd", 0.2].more
+    masked.to_html(tmp_path / "r.html")
+    assert "By the margin bound it is at least" in (tmp_path / "r.html").read_text()
 
 
 def test_the_bound_alone_is_an_evaluation_of_its_own():
@@ -106,6 +108,15 @@ def test_mean_and_std_given_to_evaluate_leave_nothing_out():
     entry = evaluate(mixture(), [(X[:8], Y[:8])], SMALL, 0.2, mean=0.0, std=1.0, **FAST)["strongest", 0.2]
     assert [each.attack for each in entry.stages[0].candidates] == ["apgd-margin", *WAYS]
     assert "margin_bound" in entry.more
+
+
+@pytest.mark.slow
+def test_compiled_it_is_attacked_the_same_ways():
+    plain, compiled = mixture(), mixture()
+    found = evaluate(torch.compile(compiled, backend="eager"), [(X[:8], Y[:8])], SMALL, 0.2, **FAST)["strongest", 0.2]
+    expected = evaluate(plain, [(X[:8], Y[:8])], SMALL, 0.2, **FAST)["strongest", 0.2]
+    assert [each.attack for each in found.stages[0].candidates] == ["apgd-margin", *WAYS]
+    assert found.robust_accuracy.value == pytest.approx(expected.robust_accuracy.value, abs=0.13)
 
 
 def test_a_predictor_of_ones_own_names_its_ways():
