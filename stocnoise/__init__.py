@@ -58,6 +58,8 @@ from stocnoise.layers import (
     StocReLUEMA,
     StocSiLUEMA,
 )
+from stocnoise.mixing import MixtureFit, fit_mixture
+from stocnoise.mixture import Blend, MarginBound, Mixture, mix
 from stocnoise.noises import StocFixed, StocL2P
 from stocnoise.prediction import Prediction, predict
 from stocnoise.tasks import Task
@@ -92,6 +94,7 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "Averaged",
+    "Blend",
     "Boundary",
     "Callback",
     "Certificate",
@@ -108,6 +111,9 @@ __all__ = [
     "InputNoise",
     "KernelsWarning",
     "Learn2Perturb",
+    "MarginBound",
+    "Mixture",
+    "MixtureFit",
     "NonFiniteError",
     "NormalizationWarning",
     "NothingConvertedError",
@@ -145,11 +151,13 @@ __all__ = [
     "evaluate",
     "find_sites",
     "finetune",
+    "fit_mixture",
     "fixed_noise",
     "freeze_sigma",
     "functional",
     "hub",
     "load",
+    "mix",
     "normalized",
     "parameter_groups",
     "plot_asr",

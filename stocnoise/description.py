@@ -15,17 +15,42 @@ from stocnoise.conversion.changing.sites import Kind
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.errors import FileFormatError
 from stocnoise.input_noise import InputNoise
+from stocnoise.mixture import SCALES
 from stocnoise.normalization import Normalized
+
+HALVES = ("student", "teacher")
+"""Of a mixture: fields of its JSON, and what the names of their tensors begin with."""
 
 
 def check(about: Any, tensors: Mapping[str, Tensor]) -> None:
     """Raise FileFormatError, naming the field, unless `about` is what `stocnoise.save` writes with these tensors."""
-    _STUDENT(about, "")
+    if not (isinstance(about, dict) and "mixture" in about):
+        _STUDENT(about, "")
+        _check_model(about, tensors)
+        return
+    _MIXTURE(about, "")
+    for half in HALVES:
+        try:
+            _check_model(about[half], of_half(tensors, half))
+        except FileFormatError as error:
+            raise FileFormatError(f"of the {half}: {error}") from None
+    for name in tensors:
+        if not name.startswith(tuple(f"{half}." for half in HALVES)):
+            raise FileFormatError(f"the tensor {name!r} is of neither half of the mixture")
+
+
+def of_half(tensors: Mapping[str, Tensor], half: str) -> dict[str, Tensor]:
+    """The tensors of one half of a mixture, by their names there."""
+    return {name.removeprefix(f"{half}."): value for name, value in tensors.items() if name.startswith(f"{half}.")}
+
+
+def _check_model(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Aliases and layers, against the tensors."""
     for alias, key in about["aliases"].items():
         if key not in tensors or alias in tensors:
             raise FileFormatError(f"aliases[{alias!r}] must be another name of a tensor, and none is called {key!r}")
     paths = set()
-    for i, entry in enumerate(about["layers"]):
+    for i, entry in enumerate(about.get("layers", ())):
         if entry["path"] in paths:
             raise FileFormatError(f"layers[{i}].path must be of one layer, and {entry['path']!r} is there twice")
         paths.add(entry["path"])
@@ -94,32 +119,56 @@ def _sigma(value: Any, field: str) -> None:
         schema.refuse(field, "above 0", value)
 
 
-_STUDENT = schema.record(
-    {
-        "class": schema.text,
-        "layer": schema.text,
-        "example": schema.optional(described.check),
-        "layers": schema.items(
-            schema.record(
-                {
-                    "path": schema.text,
-                    "site": schema.text,
-                    "kind": schema.choice(get_args(Kind)),
-                    "activation": schema.text,
-                    "channels": schema.whole(1),
-                    "class": schema.text,
-                    "alpha": schema.number(0, 1),
-                    "gamma": schema.number(0),
-                }
-            )
-        ),
-        "aliases": schema.mapping(schema.text),
-    },
+def _weight(value: Any, field: str) -> None:
+    schema.number(0.5, 1)(value, field)
+    if value == 1:
+        schema.refuse(field, "below 1", value)
+
+
+_MODEL = {"class": schema.text, "aliases": schema.mapping(schema.text)}
+_CONVERSION = {
+    "layer": schema.text,
+    "example": schema.optional(described.check),
+    "layers": schema.items(
+        schema.record(
+            {
+                "path": schema.text,
+                "site": schema.text,
+                "kind": schema.choice(get_args(Kind)),
+                "activation": schema.text,
+                "channels": schema.whole(1),
+                "class": schema.text,
+                "alpha": schema.number(0, 1),
+                "gamma": schema.number(0),
+            }
+        )
+    ),
+}
+_AROUND = {
     # Of version 2; an earlier file says nothing of it.
+    "normalization": schema.mapping(schema.record({"mean": _figures(-math.inf), "std": _figures(0)})),
+    "input_noise": _sigma,  # of version 3
+}
+_STUDENT = schema.record(_MODEL | _CONVERSION, _AROUND)
+
+# Of version 4.
+_PREDICTOR = schema.record({"class": schema.choice(("Averaged", "Voting")), "samples": schema.whole(1, 2**16)})
+
+
+def _half(value: Any, field: str) -> None:
+    """A student, or a model that was not converted."""
+    converted = _CONVERSION if isinstance(value, dict) and "layers" in value else {}
+    schema.record(_MODEL | converted, _AROUND | {"predictor": _PREDICTOR})(value, field)
+
+
+_MIXTURE = schema.record(
     {
-        "normalization": schema.mapping(schema.record({"mean": _figures(-math.inf), "std": _figures(0)})),
-        "input_noise": _sigma,  # of version 3
+        "mixture": schema.record(
+            {"weight": _weight, "scale": schema.number(*SCALES), "temperature": schema.number(*SCALES)}
+        ),
+        **dict.fromkeys(HALVES, _half),
     },
+    {"input_noise": _sigma},
 )
 
 

@@ -17,7 +17,7 @@ from stocnoise.errors import FileFormatError
 
 Kind = Literal["student", "checkpoint", "evaluation"]
 
-_VERSION = {"student": 3, "checkpoint": 1, "evaluation": 1}
+_VERSION = {"student": 4, "checkpoint": 1, "evaluation": 1}
 """The newest of each kind; every earlier one is read too."""
 
 _JSON = 64 * 2**20

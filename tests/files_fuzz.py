@@ -26,6 +26,8 @@ WATCHED = tuple(
     for name in (
         "storage.py",
         "files.py",
+        "portable.py",
+        "state_dicts.py",
         "schema.py",
         "description.py",
         "conversion/described.py",
@@ -55,6 +57,10 @@ EXAMPLE = (torch.zeros(2, 3), torch.tensor([1, 2]), True)
 
 def teacher() -> nn.Module:
     return stocnoise.normalized(Tied(), [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+
+
+def mixture() -> nn.Module:
+    return stocnoise.mix(teacher(), Tied())
 
 
 @contextmanager

@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"__init__"},
     {"cli"},
-    {"doctor", "hub", "certification"},
+    {"doctor", "hub", "certification", "mixing"},
     {"training", "evaluation", "prediction"},
     {"attacks", "files"},
+    {"portable"},
     {"description"},
     {"conversion"},
     {"controls"},
@@ -25,7 +26,9 @@ LAYERS = [
     {"implementation"},
     {"kernels"},
     {"aten"},
-    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
+    {"mixture"},
+    {"predictors"},
+    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks", "state_dicts"},
     {"input_noise", "threads", "architectures", "markup"},
     {"errors"},
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stocnoise.evaluation.cascade import Cascade
 from stocnoise.evaluation.examples import Example, Shown, examples
 from stocnoise.evaluation.inputs import fingerprint
 from stocnoise.evaluation.jobs import AnyJob
@@ -128,7 +129,11 @@ def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str)
     hit, score = successes(clean, attacked), attacked
     if tally.stages:  # what is counted must not be what the best of several was chosen by
         hit, _, score = worst_case(clean, [attacked])
-    return _filled(key, clean, attacked, [tally], settings, hit, score, torch.cat(tally.l2))
+    entry = _filled(key, clean, attacked, [tally], settings, hit, score, torch.cat(tally.l2))
+    if tally.bounds:
+        bound = accuracy(Cascade(clean, [Score.cat(tally.bounds)]).worst).value
+        entry.more["margin_bound"] = bound
+    return entry
 
 
 def _worst(eps: float, clean: Score, attacked: list[Score], tallies: list[Tally]) -> Entry:

@@ -18,12 +18,14 @@ from stocnoise.attacks.losses import margin
 from stocnoise.batches import Batch
 from stocnoise.controls import deterministic, stochastic_layers
 from stocnoise.evaluation.binarisation import binarisation
+from stocnoise.evaluation.inputs import uncounted
 from stocnoise.evaluation.measured import WORST, Entry
 from stocnoise.evaluation.rates import Successes, difference, successes, wilson
 from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.straight_through import misleading_layers, straight_through
 from stocnoise.evaluation.subject import Subject
 from stocnoise.evaluation.trials import seed_all
+from stocnoise.predictors import surrogates
 
 # A difference is reported if it exceeds this and its 95 % interval excludes zero.
 _ORDER = 0.02
@@ -81,6 +83,7 @@ def attack_warnings(
     base = trials("pgd", pgd)
     yield from _converged(trials, pgd, base, stochastic)
     yield from _ordered(trials, pgd, base, source)
+    yield from _led_astray(trials, pgd, base)
     yield from _breaks(trials, pgd)
     yield from _passed_through(trials, pgd, base)
     yield from _finds_what_is_there(trials, pgd)
@@ -138,6 +141,18 @@ def _ordered(trials: Trials, pgd: PGD, base: Successes, source: nn.Module | None
             yield (
                 f"images made on another model succeed more often than PGD on this one, by {100 * gap:.0f} points: its "
                 "gradients are masked"
+            )
+
+
+def _led_astray(trials: Trials, pgd: PGD, base: Successes) -> Iterator[str]:
+    """Models that a predictor names as ways through it must lead nowhere that its own gradient does not."""
+    for name, other in surrogates(uncounted(trials.subject.model)).items():
+        attack = dataclasses.replace(pgd, loss=margin) if trials.has_margin else pgd
+        through = Transfer(source=other, attack=attack, eps=pgd.eps, norm=pgd.norm, bounds=pgd.bounds)
+        if (gap := _exceeds(trials(name, through), base, _ORDER)) is not None:
+            yield (
+                f"PGD with the gradient of {name} succeeds {100 * gap:.0f} points more often than with the model's own "
+                "gradient, which is masked: believe attacks='strongest', which goes both ways"
             )
 
 

@@ -35,6 +35,11 @@ class Counted(nn.Module):
         return self.model(*args, **kwargs)
 
 
+def uncounted(model: nn.Module) -> nn.Module:
+    """The model that is counted; any other itself."""
+    return model.model if isinstance(model, Counted) else model
+
+
 def pixel_model(model: nn.Module, mean: Figures, std: Figures) -> nn.Module:
     """A model of pixels in [0, 1], out of any wrapper for training in several processes."""
     if (mean is None) != (std is None):

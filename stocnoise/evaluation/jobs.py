@@ -13,9 +13,11 @@ from stocnoise.attacks import Attack, BallAttack, Boundary, overshoot
 from stocnoise.attacks.ball import Norm
 from stocnoise.attacks.registry import NAMES, named_attack
 from stocnoise.controls import stochastic_layers
+from stocnoise.evaluation.inputs import uncounted
 from stocnoise.evaluation.strongest import NAMED, Against, Strongest
 from stocnoise.evaluation.subject import Subject
 from stocnoise.evaluation.trials import Budgets, Key, Tally, Trial, seed_all
+from stocnoise.predictors import margin_bound, surrogates
 
 Wish = str | Attack | Strongest
 """An attack as it is asked for."""
@@ -96,7 +98,14 @@ class StrongestJob:
     def told(self, subject: Subject, smallest: float | Tensor) -> StrongestJob:
         """The job with what it must know about the subject."""
         layers = any(True for _ in stochastic_layers(subject.model))
-        against = dataclasses.replace(self.against, margin=subject.task.margin is not None, layers=layers)
+        model = uncounted(subject.model)
+        against = dataclasses.replace(
+            self.against,
+            margin=subject.task.margin is not None,
+            layers=layers,
+            surrogates=surrogates(model),
+            bound=margin_bound(model),
+        )
         return dataclasses.replace(self, against=against)
 
     def run(self, trial: Trial, eps: Budgets, seed: object) -> dict[Key, Tally]:

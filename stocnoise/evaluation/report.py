@@ -28,12 +28,17 @@ _RAW_NOTE = (
     "classifier's boundary; it is the figure to believe."
 )
 
+_BOUND_NOTE = (
+    "'at least' is a lower bound of the robust accuracy as far as these attacks go: where the student's margin exceeds "
+    "(1−a)/a, no teacher can overrule it (stocnoise.Mixture.margin_bound)."
+)
 
 _MORE = {
     "row_accuracy": "whole rows right",
     "row_asr": "row ASR",
     "miou": "mIoU",
     "targeted_asr": "as wanted",
+    "margin_bound": "at least",
 }
 
 
@@ -123,6 +128,8 @@ class Report(Measured):
         ]
         if settings["stochastic"]:
             notes.append("The attacker knows the model and the distribution of its noise, not the draw.")
+        if any("margin_bound" in entry.more for entry in self.entries):
+            notes.append(_BOUND_NOTE)
         if {"boundary", "boundary-raw"} <= set(self.attacks):
             notes.append(_RAW_NOTE)
         return notes

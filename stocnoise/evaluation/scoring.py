@@ -142,7 +142,7 @@ def score(model: nn.Module, x: Tensor, y: Tensor | Asked, draws: int) -> Score:
     found = []
     for rows in _portions(x, draws, asked.task):
         outputs = Target(model, x.dtype, draws, asked.task, y=asked.y, others=asked.others).outputs(x[rows], rows=rows)
-        found.append(_judged(outputs, asked, rows))
+        found.append(judged(outputs, asked, rows))
     return Score.cat(found)
 
 
@@ -164,7 +164,8 @@ def _portions(x: Tensor, draws: int, task: Task) -> Iterator[Tensor]:
     yield from rows.split(at_once)
 
 
-def _judged(outputs: Tensor, asked: Asked, rows: Tensor) -> Score:
+def judged(outputs: Tensor, asked: Asked, rows: Tensor) -> Score:
+    """Of outputs (draws, n, …), the answers to `rows` of what is asked."""
     task, y = asked.task, asked.y[rows]
     correct = torch.stack([task.right(output, y) for output in outputs]).T
     averaged = task.right(task.average(outputs), y)

@@ -40,11 +40,16 @@ def stage_lines(entry: Entry) -> list[str]:
 def verdict(entry: Entry) -> str:
     """Whether an attack in stages has come to its end, in words."""
     last = entry.stages[-1]
+    bound = ""
+    if "margin_bound" in entry.more:
+        bound = (
+            f" By the margin bound it is at least {100 * entry.more['margin_bound']:.1f} %, as far as these attacks go."
+        )
     if entry.converged is None:
-        return "One stage alone cannot tell whether a stronger attack takes more."
+        return "One stage alone cannot tell whether a stronger attack takes more." + bound
     if entry.converged:
-        return f"Converged: the last stage took {100 * max(last.taken, 0.0):.1f} points."
+        return f"Converged: the last stage took {100 * max(last.taken, 0.0):.1f} points." + bound
     return (
         f"Not converged: the last stage still took {100 * last.taken:.1f} points. The robust accuracy is at most "
-        f"{percent(entry.robust_accuracy)}."
+        f"{percent(entry.robust_accuracy)}." + bound
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,12 +16,12 @@ from stocnoise.attacks.losses import margin
 from stocnoise.batches import Batch
 from stocnoise.controls import deterministic
 from stocnoise.evaluation.cascade import better, standing
-from stocnoise.evaluation.inputs import Counted
-from stocnoise.evaluation.predictors import one_draw, samples_of
+from stocnoise.evaluation.inputs import Counted, uncounted
 from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.stages import CandidateTally, StageTally
 from stocnoise.evaluation.subject import Subject
 from stocnoise.evaluation.trials import Tally, Trial, seed_all
+from stocnoise.predictors import one_draw, samples_of
 
 Name = Literal["pgd", "apgd", "apgd-margin", "frozen draw", "noise off", "parent"]
 
@@ -60,7 +60,8 @@ class Strongest:
     Every candidate is scored on fresh draws: one half chooses the best for an image, the other half is what the report
     counts, so that no image is credited with luck. An image stands as long as one of the choosing draws is right.
     A predictor that averages draws itself (`Averaged`, `Voting`) is attacked through them, with so many fewer of its
-    answers a gradient.
+    answers a gradient. One that names surrogates (a `Mixture`) is also attacked through each of them in every stage, by
+    APGD on the margin with the stage's budget; one that names a margin bound is held against it on every image made.
 
     Args:
         budgets: the stages in order.
@@ -83,7 +84,7 @@ class Strongest:
     def run(self, trial: Trial, eps: float | Tensor, against: Against, seed: object) -> Tally:
         """All stages on one batch."""
         x = trial.batch.x
-        best, found, tally = None, x.clone(), Tally()
+        best, bounds, found, tally = None, None, x.clone(), Tally()
         for number, budget in enumerate(self.budgets):
             left = torch.arange(len(x)) if best is None else standing(best)
             candidates: dict[str, CandidateTally] = {}
@@ -91,10 +92,12 @@ class Strongest:
             for name in against.attacks(budget) if len(left) else ():
                 seed_all(seed, number, name)
                 try:
-                    made, score, cost = search.tried(name)
+                    made, score, bound, cost = search.tried(name)
                 except _CannotFreezeError as error:
                     tally.notes.append(f"{self.version} ran without its attack on a frozen draw: {error}")
                     continue
+                if bound is not None:
+                    bounds = bound if bounds is None else better(bounds, left, bound)[0]
                 if best is None:
                     best, won = score, torch.ones(len(left), dtype=torch.bool)
                 else:
@@ -108,6 +111,7 @@ class Strongest:
             seen = torch.zeros(len(x), dtype=torch.bool).index_fill(0, left, True)
             tally.stages.append(StageTally(budget.steps, budget.tries, [seen], [best], candidates))
         assert best is not None
+        tally.bounds = [] if bounds is None else [bounds]
         return trial.measured(tally, found, eps, best)
 
 
@@ -121,16 +125,20 @@ class Against:
     """Whether the task has one."""
     layers: bool = True
     """Whether there is noise that can be switched off."""
+    surrogates: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Other models to be attacked through; see `Predictor`."""
+    bound: nn.Module | None = None
+    """A model whose robust accuracy is a lower bound; see `Predictor.margin_bound`."""
 
-    def attacks(self, budget: Budget) -> list[Name]:
-        """Those of the budget that can run."""
+    def attacks(self, budget: Budget) -> list[str]:
+        """Those of the budget that can run, then those through surrogates."""
         left_out = {
             "frozen draw": not self.stochastic,
             "noise off": not (self.stochastic and self.layers),
             "parent": self.parent is None,
         }
-        names: list[Name] = ["apgd" if n == "apgd-margin" and not self.margin else n for n in budget.attacks]
-        return [name for name in dict.fromkeys(names) if not left_out.get(name)]
+        names = ["apgd" if n == "apgd-margin" and not self.margin else n for n in budget.attacks]
+        return [*(name for name in dict.fromkeys(names) if not left_out.get(name)), *self.surrogates]
 
 
 class _CannotFreezeError(ValueError):
@@ -147,41 +155,49 @@ class _Search:
     budget: Budget
     against: Against
 
-    def tried(self, name: Name) -> tuple[Tensor, Score, Tally]:
-        """What one attack makes of the rows, how that does on fresh draws, and the cost of both."""
+    def tried(self, name: str) -> tuple[Tensor, Score, Score | None, Tally]:
+        """What one attack makes of the rows, how that and the margin bound do on fresh draws, and the cost of all."""
         trial, rows = self.trial, self.rows.to(self.trial.batch.x.device)
         batch = trial.batch.at(rows)
         clean = None if trial.clean is None else trial.clean[rows]
         aside: list[Counted] = []
 
-        def work() -> tuple[Tensor, Score]:
+        def work() -> tuple[Tensor, Score, Score | None]:
             with self._attacked(name, batch, aside) as (subject, attack):
                 made = subject.attack(attack, batch)
-            return made, trial.subject.score(batch, trial.draws, made, clean=clean)
+            score, bound = trial.subject.score(batch, trial.draws, made, clean=clean), None
+            if self.against.bound is not None:
+                aside.append(Counted(self.against.bound))
+                bound = trial.subject.of(aside[-1]).score(batch, trial.draws, made, clean=clean)
+            return made, score, bound
 
-        (made, score), cost = trial.timed(work)
+        (made, score, bound), cost = trial.timed(work)
         cost.gradients += sum(model.gradients for model in aside)
         cost.queries += sum(model.queries for model in aside)
-        return made, score, cost
+        return made, score, bound, cost
 
     @contextmanager
-    def _attacked(self, name: Name, batch: Batch, aside: list[Counted]) -> Iterator[tuple[Subject, BallAttack]]:
+    def _attacked(self, name: str, batch: Batch, aside: list[Counted]) -> Iterator[tuple[Subject, BallAttack]]:
         """What is attacked, and how; models other than the evaluated one go to `aside`, to be counted."""
         subject, steps, tries = self.trial.subject, self.budget.steps, self.budget.tries
         ball: dict[str, Any] = {"eps": self.eps, "norm": self.trial.norm}
         if name in ("pgd", "apgd", "apgd-margin"):
-            if self.against.stochastic:
-                ball["eot"] = max(1, tries // samples_of(subject.model))
-            else:
-                ball["restarts"] = tries
+            ball |= self._tries(subject, self.against.stochastic)
             if name == "apgd-margin":
                 yield subject, APGD(steps=steps, loss=margin, **ball)
             else:
                 yield subject, (PGD if name == "pgd" else APGD)(steps=steps, **ball)
             return
+        if name in self.against.surrogates:
+            aside.append(Counted(self.against.surrogates[name]))
+            other = subject.of(aside[0])
+            if self.against.margin:
+                ball["loss"] = margin
+            yield other, APGD(steps=steps, **ball, **self._tries(other, other.is_stochastic(batch.first(16))))
+            return
         pgd = PGD(steps=steps, restarts=max(1, tries // 2), **ball)
         parent = self.against.parent
-        alone = parent if name == "parent" and parent is not None else one_draw(self.trial.model.model)
+        alone = parent if name == "parent" and parent is not None else one_draw(uncounted(self.trial.model))
         aside.append(Counted(alone))
         if name == "frozen draw":
             seed = int(torch.randint(2**31, ()))
@@ -196,6 +212,11 @@ class _Search:
                 yield subject.of(aside[0]), pgd
         else:
             yield subject.of(aside[0]), pgd
+
+    def _tries(self, subject: Subject, stochastic: bool) -> dict[str, Any]:
+        """Draws of a gradient, fewer of a predictor that averages some itself; of a model without noise restarts."""
+        tries = self.budget.tries
+        return {"eot": max(1, tries // samples_of(subject.model))} if stochastic else {"restarts": tries}
 
 
 NAMED = {

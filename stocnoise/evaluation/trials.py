@@ -42,6 +42,8 @@ class Tally:
     shown: list[Shown] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a reader must know about how it went."""
+    bounds: list[Score] = field(default_factory=list)
+    """Of the model whose robust accuracy is a lower bound, where the evaluated one names it; see `Predictor`."""
 
     def add(self, other: Tally) -> None:
         self.scores += other.scores
@@ -54,6 +56,7 @@ class Tally:
         self.stages = [mine.plus(its) for mine, its in pairs] if self.stages else other.stages
         self.shown += other.shown
         self.notes += other.notes
+        self.bounds += other.bounds
 
 
 def seed_all(*parts: object) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from stocnoise.attacks import Attack
-from stocnoise.attacks.average import Averaged as Predictor
-from stocnoise.attacks.average import mean_output
 from stocnoise.attacks.base import task_of
 from stocnoise.checks import check_whole
+from stocnoise.predictors import Averaged as Predictor
+from stocnoise.predictors import mean_output
 from stocnoise.tasks.task import unchanged
 from stocnoise.training.step import Step, bare
 

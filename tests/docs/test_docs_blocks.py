@@ -53,6 +53,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **more: create("test_resnet", **more))
     monkeypatch.setattr(stocnoise, "finetune", in_short(stocnoise.finetune))
     monkeypatch.setattr(stocnoise, "evaluate", in_short(stocnoise.evaluate))
+    monkeypatch.setattr(stocnoise, "fit_mixture", in_short(stocnoise.fit_mixture))
     torch.manual_seed(0)
     model = stocnoise.normalized(create("test_resnet", num_classes=10))
     student = stocnoise.convert(model)
@@ -72,6 +73,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
         "train_loader": DataLoader(data, 2),
         "val_loader": DataLoader(data, 2),
         "test_loader": DataLoader(data, 2),
+        "val_loader": DataLoader(data, 2),
         "epochs": 1,
         "optimizer": torch.optim.SGD(student.parameters(), 0.01),
         "report": report,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import stocnoise
 from stocnoise import PGD, Averaged, Step
-from stocnoise.attacks.average import mean_output
 from stocnoise.attacks.losses import mean_probability
+from stocnoise.predictors import mean_output
 from stocnoise.tasks import Task, as_task
 from stocnoise.training.step import TaskLoss
 
