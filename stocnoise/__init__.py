@@ -12,6 +12,7 @@ from stocnoise.attacks import (
     Boundary,
     HopSkipJump,
     RandomNoise,
+    Square,
     Transfer,
     normalized,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "Report",
     "ScriptedModelError",
     "Site",
+    "Square",
     "Step",
     "StocEMA",
     "StocFixed",

@@ -15,6 +15,7 @@ from stocnoise.evaluation.examples import Example, Shown, examples
 from stocnoise.evaluation.inputs import fingerprint
 from stocnoise.evaluation.jobs import AnyJob
 from stocnoise.evaluation.measured import WORST, Clean, Entry
+from stocnoise.evaluation.queries import QueryJob, Tried, settled
 from stocnoise.evaluation.rates import (
     Successes,
     accuracy,
@@ -36,7 +37,7 @@ class BatchResult:
     """Every attack on one batch: kept or lost as a whole, so that all attacks are judged on the same images."""
 
     clean: Score
-    tallies: dict[Key, Tally]
+    tallies: dict[Key | Tried, Tally]
     sums: Tensor
     shown: Shown | None = None
     """Rows to look at, without an attack."""
@@ -48,14 +49,14 @@ class BatchResult:
 
 
 def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:
-    """All batches as one."""
+    """All batches as one, each attack that may only ask with the answers to a question that serve it best."""
     clean = Score.cat([batch.clean for batch in batches])
-    tallies: dict[Key, Tally] = {}
+    tallies: dict[Key | Tried, Tally] = {}
     for batch in batches:
         for key, tally in batch.tallies.items():
             tallies.setdefault(key, Tally()).add(tally)
     # An attack that gave up on a batch has no figure for all images.
-    return clean, {key: tally for key, tally in tallies.items() if len(tally.scores) == len(batches)}
+    return clean, settled({key: tally for key, tally in tallies.items() if len(tally.scores) == len(batches)})
 
 
 def kept_examples(batches: Sequence[BatchResult], tallies: Mapping[Key, Tally], count: int) -> list[Example]:
@@ -108,7 +109,9 @@ def _more(clean: Score, attacked: Score) -> dict[str, float]:
     return more
 
 
-def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob], eps: Iterable[float]) -> list[Entry]:
+def entries(
+    clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob | QueryJob], eps: Iterable[float]
+) -> list[Entry]:
     """One entry for each attack and ε, then the worst case of each ε."""
     scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
     found = [
@@ -118,7 +121,7 @@ def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob], 
         if key in scores
     ]
     for e in eps:
-        rivals = [key for key in scores if key[1] == e]
+        rivals = [key for key in scores if key[1:] == (e,)]
         if len(rivals) > 1:
             found.append(_worst(e, clean, [scores[key] for key in rivals], [tallies[key] for key in rivals]))
     return found
@@ -126,7 +129,7 @@ def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob], 
 
 def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str) -> Entry:
     hit, score = successes(clean, attacked), attacked
-    if tally.stages:  # what is counted must not be what the best of several was chosen by
+    if tally.stages or tally.chosen:  # what is counted must not be what the best of several was chosen by
         hit, _, score = worst_case(clean, [attacked])
     return _filled(key, clean, attacked, [tally], settings, hit, score, torch.cat(tally.l2))
 
@@ -170,6 +173,8 @@ def _filled(
         more=_more(clean, attacked),
         stages=stages,
         converged=converged(stages),
+        budget=key[2] if len(key) == 3 else None,
+        answers=tallies[0].answers if len(key) == 3 else None,
     )
 
 
