@@ -43,6 +43,8 @@ class _Decision(MinimumNormAttack):
             check_whole("budget", self.budget, least=self.eot)
         if self.noise not in get_args(Noise):
             raise ValueError(f"noise must be 'frozen' or 'raw', not {self.noise!r}")
+        if self.budget is not None and self.noise == "frozen":
+            raise ValueError("who has a budget of queries may only ask, and cannot freeze the noise: say noise='raw'")
 
     def asking(self: Self, queries: int, answers: int) -> Self:
         return dataclasses.replace(self, steps=queries, budget=queries, eot=answers, noise="raw")
@@ -145,9 +147,9 @@ class Boundary(_Decision):
         noise: "frozen" asks one classifier drawn from the stochastic model, the same at every query. "raw" asks the
             model itself, as published evaluations do: there the walk follows single lucky draws to points that fool
             hardly any other, and the model looks robust.
-        budget: queries for an image, the search for a start among them; the attack ends with them, whatever `steps`
-            says, at the nearest image that was answered as it wants. A question is decided by the majority of `eot`
-            answers and costs as many queries. None: not counted, and `eot` is not used.
+        budget: with noise="raw", queries for an image, the search for a start among them; the attack ends with them,
+            whatever `steps` says, at the nearest image that was answered as it wants. A question is decided by the
+            majority of `eot` answers and costs as many queries. None: not counted, and `eot` is not used.
 
     Source: Brendel, Rauber, Bethge, ICLR 2018.
     """

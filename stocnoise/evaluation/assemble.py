@@ -112,7 +112,7 @@ def _more(clean: Score, attacked: Score) -> dict[str, float]:
 def entries(
     clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob | QueryJob], eps: Iterable[float]
 ) -> list[Entry]:
-    """One entry for each attack and ε, then the worst case of each ε."""
+    """One entry for each attack and ε, then the worst case of each ε, unless budgets of queries set them apart."""
     scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
     found = [
         _entry(key, clean, scores[key], tallies[key], job.settings)
@@ -121,8 +121,8 @@ def entries(
         if key in scores
     ]
     for e in eps:
-        rivals = [key for key in scores if key[1:] == (e,)]
-        if len(rivals) > 1:
+        rivals = [key for key in scores if key[1] == e]
+        if len(rivals) > 1 and all(len(key) == 2 for key in scores):
             found.append(_worst(e, clean, [scores[key] for key in rivals], [tallies[key] for key in rivals]))
     return found
 
