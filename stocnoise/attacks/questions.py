@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks.ball import Norm, norms, per_row
+from stocnoise.attacks.target import one_draw_a_pass, stacked
 
 
 class SpentError(Exception):
@@ -36,6 +37,7 @@ class Questions(nn.Module):
         super().__init__()
         self.model, self.x, self.y, self.answers, self.norm = model, x, y, answers, norm
         self.training = False
+        self._alone = one_draw_a_pass(model)
         self.left = torch.full((len(x),), budget)
         self.nearest = x.clone()
         """Of each image the nearest that was answered "yes"; the image itself where none was."""
@@ -71,8 +73,9 @@ class Questions(nn.Module):
 
     def _answered(self, x: Tensor, rows: Tensor) -> Tensor:
         asked = x[rows]
-        stacked = asked.repeat(self.answers, *[1] * (x.dim() - 1))
-        wrong = self.model(stacked).argmax(1).view(self.answers, -1) != self.y[rows]
+        at_once = 1 if self._alone else self.answers
+        answers = [self.model(stacked(asked, at_once)).argmax(1) for _ in range(self.answers // at_once)]
+        wrong = torch.cat(answers).view(self.answers, -1) != self.y[rows]
         said = 2 * wrong.sum(0) > self.answers
         distance = norms(asked - self.x[rows], self.norm)
         nearer = said & (distance < self._distance[rows])

@@ -72,6 +72,11 @@ def _misfit(model: nn.Module, x: Tensor) -> str | None:
     return None
 
 
+def one_draw_a_pass(model: nn.Module) -> bool:
+    """Whether all rows of a pass share one draw, as with noise on weights: a module says so by this attribute."""
+    return any(getattr(module, "one_draw_a_pass", False) for module in model.modules())
+
+
 class Ascent(NamedTuple):
     """What draws of the noise say at a point x (B, …)."""
 
@@ -124,6 +129,7 @@ class Target:
         self.others = others
         self._unchecked = True
         self._targets = y
+        self._alone = one_draw_a_pass(self.model)
 
     def _forward(self, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
         output = ask(self.model, x.to(self.dtype), self.task, self.others, rows, draws)
@@ -135,7 +141,7 @@ class Target:
 
     def _passes(self, x: Tensor, draws: int) -> Iterator[int]:
         """The numbers of draws to stack in one pass."""
-        at_once = max(1, min(draws, _ELEMENTS_AT_ONCE // x.numel()))
+        at_once = 1 if self._alone else max(1, min(draws, _ELEMENTS_AT_ONCE // x.numel()))
         for done in range(0, draws, at_once):
             yield min(at_once, draws - done)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.attacks.modes import inner
+from stocnoise.attacks.target import one_draw_a_pass
 from stocnoise.batches import Batch, BatchReader, read_batch
 from stocnoise.normalization import Figures, normalized
 from stocnoise.tasks import Task
@@ -23,6 +24,7 @@ class Counted(nn.Module):
         super().__init__()
         self.model = model
         self.training = inner(model).training
+        self.one_draw_a_pass = one_draw_a_pass(model)
         self.gradients = 0
         self.queries = 0
 

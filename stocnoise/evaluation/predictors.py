@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stocnoise.attacks.target import one_draw_a_pass
 from stocnoise.tasks import TaskLike, as_task
 
 
@@ -46,6 +47,8 @@ class Averaged(nn.Module):
                 return value.repeat(self.samples, *[1] * (value.dim() - 1))
             return value
 
+        if one_draw_a_pass(self.model):
+            return torch.stack([self.task.read(self.model(*args, **kwargs)) for _ in range(self.samples)])
         answer = self.model(*map(stacked, args), **{name: stacked(value) for name, value in kwargs.items()})
         return self.task.read(answer).unflatten(0, (self.samples, rows))
 

@@ -83,6 +83,8 @@ class Session:
         self.stochastic = self.subject.is_stochastic(few)
         if not self.stochastic:
             self.eot = self.draws = 1
+        elif self.subject.shares_noise(few):
+            self.model.one_draw_a_pass = True
         self.jobs = self.jobs_for(self.stochastic)
 
     def total(self, data: Iterable[Any], batch_size: int, max_images: int | None, world: int) -> int | None:
