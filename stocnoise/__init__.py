@@ -12,6 +12,7 @@ from stocnoise.attacks import (
     Boundary,
     HopSkipJump,
     RandomNoise,
+    Square,
     Transfer,
     normalized,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "Report",
     "ScriptedModelError",
     "Site",
+    "Square",
     "Step",
     "StocEMA",
     "StocFixed",

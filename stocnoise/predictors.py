@@ -39,6 +39,11 @@ class Predictor(nn.Module):
         return None
 
 
+def one_draw_a_pass(model: nn.Module) -> bool:
+    """Whether all rows of a pass share one draw, as with noise on weights: a module says so by this attribute."""
+    return any(getattr(module, "one_draw_a_pass", False) for module in model.modules())
+
+
 def mean_output(outputs: Tensor, task: Task) -> Tensor:
     """The averaged predictor's output (B, …) from outputs (draws, B, …), of which the task's loss can be taken.
 
@@ -86,6 +91,8 @@ class Averaged(Predictor):
                 return value.repeat(self.samples, *[1] * (value.dim() - 1))
             return value
 
+        if one_draw_a_pass(self.model):
+            return torch.stack([self.task.read(self.model(*args, **kwargs)) for _ in range(self.samples)])
         answer = self.model(*map(stacked, args), **{name: stacked(value) for name, value in kwargs.items()})
         return self.task.read(answer).unflatten(0, (self.samples, rows))
 

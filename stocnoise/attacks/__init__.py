@@ -7,6 +7,7 @@ from stocnoise.attacks.baselines import RandomNoise, Transfer
 from stocnoise.attacks.cw import CW
 from stocnoise.attacks.decision import Boundary, HopSkipJump
 from stocnoise.attacks.pgd import BIM, MIM, PGD
+from stocnoise.attacks.square import Square
 from stocnoise.normalization import Normalized, normalized
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MinimumNormAttack",
     "Normalized",
     "RandomNoise",
+    "Square",
     "Transfer",
     "normalized",
     "overshoot",

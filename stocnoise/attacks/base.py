@@ -138,6 +138,14 @@ class Attack(ABC):
         unset = {name: value for name, value in unset.items() if getattr(self, name) is default[name]}
         return dataclasses.replace(self, **unset) if unset else self
 
+    def asking(self, queries: int, answers: int) -> Attack:
+        """This attack at a budget of so many queries for an image, each question decided by so many answers.
+
+        Raises:
+            ValueError: the attack does not count what it asks, or the numbers are no budget.
+        """
+        raise ValueError(f"{self} does not count its queries: with queries= use square, boundary or hopskipjump")
+
     def check_task(self, task: Task) -> None:  # noqa: B027 - most attacks can mean any task
         """ValueError if the attack cannot mean this task."""
 

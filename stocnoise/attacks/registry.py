@@ -17,6 +17,7 @@ from stocnoise.attacks.decision import Boundary, HopSkipJump
 from stocnoise.attacks.libraries import require
 from stocnoise.attacks.losses import dlr, margin
 from stocnoise.attacks.pgd import BIM, MIM, PGD
+from stocnoise.attacks.square import Square
 
 _NAMED: dict[str, Callable[[dict[str, Any], int, int], Attack]] = {
     "fgsm": lambda ball, steps, eot: BIM(**ball, steps=1, eot=eot),
@@ -27,6 +28,7 @@ _NAMED: dict[str, Callable[[dict[str, Any], int, int], Attack]] = {
     "apgd": lambda ball, steps, eot: APGD(**ball, steps=steps, eot=eot),
     "apgd-dlr": lambda ball, steps, eot: APGD(**ball, steps=steps, eot=eot, loss=dlr),
     "cw": lambda ball, steps, eot: CW(steps=2 * steps, search_steps=5, eot=eot),
+    "square": lambda ball, steps, eot: Square(**ball, eot=eot),
     "boundary": lambda ball, steps, eot: Boundary(),
     "boundary-raw": lambda ball, steps, eot: Boundary(noise="raw"),
     "hopskipjump": lambda ball, steps, eot: HopSkipJump(),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.batches import Others
+from stocnoise.predictors import one_draw_a_pass
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
 
@@ -124,6 +125,7 @@ class Target:
         self.others = others
         self._unchecked = True
         self._targets = y
+        self._alone = one_draw_a_pass(self.model)
 
     def _forward(self, x: Tensor, rows: Tensor | None, draws: int) -> Tensor:
         output = ask(self.model, x.to(self.dtype), self.task, self.others, rows, draws)
@@ -135,7 +137,7 @@ class Target:
 
     def _passes(self, x: Tensor, draws: int) -> Iterator[int]:
         """The numbers of draws to stack in one pass."""
-        at_once = max(1, min(draws, _ELEMENTS_AT_ONCE // x.numel()))
+        at_once = 1 if self._alone else max(1, min(draws, _ELEMENTS_AT_ONCE // x.numel()))
         for done in range(0, draws, at_once):
             yield min(at_once, draws - done)
 

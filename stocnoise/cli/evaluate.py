@@ -20,6 +20,7 @@ class Settings:
     classes: int | None = setting("that the model tells apart; default its authors', a file's the folder's", None)
     size: int | None = setting("sides of the images in pixels; default the model's own", None)
     attacks: tuple[str, ...] = setting("by name", ("bim", "pgd", "mim", "cw"))
+    queries: tuple[int, ...] = setting("budgets of attackers who may only ask (square, boundary, hopskipjump)", ())
     eps: tuple[float, ...] = setting("in steps of 1/255", (1.0, 2.0, 4.0, 8.0))
     eot: int = setting("draws of the noise for each gradient", 16)
     steps: int = setting("of the attacks", 20)
@@ -54,6 +55,7 @@ def run(asked: Settings) -> int:
             images.shuffled(data, asked.batch, asked.workers, asked.seed),
             list(asked.attacks),
             [level / 255 for level in asked.eps],
+            queries=asked.queries or None,
             eot=asked.eot,
             steps=asked.steps,
             draws=asked.draws,

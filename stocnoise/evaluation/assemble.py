@@ -16,6 +16,7 @@ from stocnoise.evaluation.examples import Example, Shown, examples
 from stocnoise.evaluation.inputs import fingerprint
 from stocnoise.evaluation.jobs import AnyJob
 from stocnoise.evaluation.measured import WORST, Clean, Entry
+from stocnoise.evaluation.queries import QueryJob, Tried, settled
 from stocnoise.evaluation.rates import (
     Successes,
     accuracy,
@@ -37,7 +38,7 @@ class BatchResult:
     """Every attack on one batch: kept or lost as a whole, so that all attacks are judged on the same images."""
 
     clean: Score
-    tallies: dict[Key, Tally]
+    tallies: dict[Key | Tried, Tally]
     sums: Tensor
     shown: Shown | None = None
     """Rows to look at, without an attack."""
@@ -49,14 +50,14 @@ class BatchResult:
 
 
 def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:
-    """All batches as one."""
+    """All batches as one, each attack that may only ask with the answers to a question that serve it best."""
     clean = Score.cat([batch.clean for batch in batches])
-    tallies: dict[Key, Tally] = {}
+    tallies: dict[Key | Tried, Tally] = {}
     for batch in batches:
         for key, tally in batch.tallies.items():
             tallies.setdefault(key, Tally()).add(tally)
     # An attack that gave up on a batch has no figure for all images.
-    return clean, {key: tally for key, tally in tallies.items() if len(tally.scores) == len(batches)}
+    return clean, settled({key: tally for key, tally in tallies.items() if len(tally.scores) == len(batches)})
 
 
 def kept_examples(batches: Sequence[BatchResult], tallies: Mapping[Key, Tally], count: int) -> list[Example]:
@@ -109,8 +110,10 @@ def _more(clean: Score, attacked: Score) -> dict[str, float]:
     return more
 
 
-def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob], eps: Iterable[float]) -> list[Entry]:
-    """One entry for each attack and ε, then the worst case of each ε."""
+def entries(
+    clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob | QueryJob], eps: Iterable[float]
+) -> list[Entry]:
+    """One entry for each attack and ε, then the worst case of each ε, unless budgets of queries set them apart."""
     scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
     found = [
         _entry(key, clean, scores[key], tallies[key], job.settings)
@@ -120,14 +123,14 @@ def entries(clean: Score, tallies: Mapping[Key, Tally], jobs: Sequence[AnyJob], 
     ]
     for e in eps:
         rivals = [key for key in scores if key[1] == e]
-        if len(rivals) > 1:
+        if len(rivals) > 1 and all(len(key) == 2 for key in scores):
             found.append(_worst(e, clean, [scores[key] for key in rivals], [tallies[key] for key in rivals]))
     return found
 
 
 def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str) -> Entry:
     hit, score = successes(clean, attacked), attacked
-    if tally.stages:  # what is counted must not be what the best of several was chosen by
+    if tally.stages or tally.chosen:  # what is counted must not be what the best of several was chosen by
         hit, _, score = worst_case(clean, [attacked])
     entry = _filled(key, clean, attacked, [tally], settings, hit, score, torch.cat(tally.l2))
     if tally.bounds:
@@ -175,6 +178,8 @@ def _filled(
         more=_more(clean, attacked),
         stages=stages,
         converged=converged(stages),
+        budget=key[2] if len(key) == 3 else None,
+        answers=tallies[0].answers if len(key) == 3 else None,
     )
 
 

@@ -36,7 +36,10 @@ _BREAKS = 0.95
 # Images, and draws, of checks that look closely.
 _FEW, _SOME = 8, 32
 
-_BLACK_BOX = ("boundary", "boundary-raw", "hopskipjump", "transfer", "random")
+_BLACK_BOX = (
+    *(f"{name}{raw}" for name in ("square", "boundary", "hopskipjump") for raw in ("", "-raw")),
+    *("transfer", "random"),
+)
 
 
 @dataclass
@@ -245,7 +248,8 @@ def entry_warnings(entries: Sequence[Entry]) -> Iterator[str]:
     by_attack: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.eps is not None:
-            by_attack.setdefault(entry.attack, []).append(entry)
+            asked = "" if entry.budget is None else f" at {entry.budget} queries"
+            by_attack.setdefault(f"{entry.attack}{asked}", []).append(entry)
     for attack, found in by_attack.items():
         found.sort(key=lambda entry: entry.eps or 0.0)
         for weaker, stronger in itertools.pairwise(found):

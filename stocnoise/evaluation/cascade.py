@@ -57,15 +57,15 @@ class Cascade:
 
 def standing(best: Score) -> Tensor:
     """The rows that some of the choosing draws still get right."""
-    return (_choosing(best) > 0).nonzero().flatten()
+    return (choosing(best) > 0).nonzero().flatten()
 
 
 def better(best: Score, rows: Tensor, score: Score) -> tuple[Score, Tensor]:
     """`best` with `rows` replaced where fewer of the choosing draws of `score` are right; and a mask of which."""
-    won = _choosing(score) < _choosing(best)[rows]
+    won = choosing(score) < choosing(best)[rows]
     return best.put(rows[won], score.at(won)), won
 
 
-def _choosing(score: Score) -> Tensor:
+def choosing(score: Score) -> Tensor:
     """(n,), what is right in the draws that choose."""
     return score.correct[:, : max(1, score.correct.shape[1] // 2)].double().sum(1)

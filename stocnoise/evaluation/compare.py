@@ -8,6 +8,7 @@ from typing import Any
 from stocnoise.evaluation.measured import Entry, Measured
 from stocnoise.evaluation.rates import difference
 from stocnoise.evaluation.table import epsilon, percent, table
+from stocnoise.evaluation.trials import Key
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,19 @@ class Comparison:
         if len(norms) > 1:
             raise ValueError("reports of different norms cannot be compared")
 
-    def _keys(self) -> list[tuple[str, float | None]]:
-        return list(dict.fromkeys((entry.attack, entry.eps) for report in self.reports for entry in report.entries))
+    def _keys(self) -> list[Key]:
+        return list(dict.fromkeys(entry.key for report in self.reports for entry in report.entries))
 
     def to_dict(self) -> dict[str, Any]:
         """Each attack and ε with the ASR of every model, and, on the same images, differences from the first."""
         rows = []
-        for attack, eps in self._keys():
-            found = [_find(report, attack, eps) for report in self.reports]
+        for key in self._keys():
+            found = [_find(report, key) for report in self.reports]
             rows.append(
                 {
-                    "attack": attack,
-                    "eps": eps,
+                    "attack": key[0],
+                    "eps": key[1],
+                    **({"query_budget": key[2]} if len(key) == 3 else {}),
                     "asr": [None if entry is None else entry.asr.value for entry in found],
                     "difference": [self._difference(found[0], entry) for entry in found[1:]],
                 }
@@ -53,14 +55,15 @@ class Comparison:
         names = [report.model for report in self.reports]
         rows = [["clean accuracy", "", *(percent(report.clean.accuracy) for report in self.reports)]]
         rows += [["  averaged", "", *(f"{100 * report.clean.averaged:.1f}" for report in self.reports)]]
-        for (attack, eps), data in zip(self._keys(), self.to_dict()["rows"], strict=True):
-            found = [_find(report, attack, eps) for report in self.reports]
+        for key, data in zip(self._keys(), self.to_dict()["rows"], strict=True):
+            found = [_find(report, key) for report in self.reports]
             shown = next(entry for entry in found if entry is not None)
             cells = ["–" if entry is None else percent(entry.asr) for entry in found]
             for i, gap in enumerate(data["difference"], start=1):
                 if gap is not None:
                     cells[i] += f"  Δ {100 * gap[0]:+.1f} [{100 * gap[1]:+.1f}, {100 * gap[2]:+.1f}]"
-            rows.append([attack, epsilon(eps, shown.median_l2), *cells])
+            asked = f", {key[2]} queries" if len(key) == 3 else ""
+            rows.append([f"{key[0]}{asked}", epsilon(key[1], shown.median_l2), *cells])
         lines = table(["ASR %", "ε", *names], rows)
         if self._same_images():
             lines += ["", f"Δ: from {names[0]}, with its 95 % interval, paired over the same images."]
@@ -80,5 +83,5 @@ def _budget(report: Measured) -> int:
     return int(report.settings["steps"] * report.settings["eot"])
 
 
-def _find(report: Measured, attack: str, eps: float | None) -> Entry | None:
-    return next((entry for entry in report.entries if entry.attack == attack and entry.eps == eps), None)
+def _find(report: Measured, key: Key) -> Entry | None:
+    return next((entry for entry in report.entries if entry.key == key), None)

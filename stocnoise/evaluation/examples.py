@@ -36,6 +36,8 @@ class Example:
     attacked: Tensor
     before: Answers
     after: Answers
+    queries: int | None = None
+    """That the attack had for it, where they are counted."""
 
 
 @torch.no_grad()
@@ -69,12 +71,20 @@ def examples(
     numbers: Sequence[int],
     targets: Sequence[str],
     clean: Shown,
-    attacked: Mapping[tuple[str, float | None], Shown],
+    attacked: Mapping[tuple[str, float | None] | tuple[str, float | None, int], Shown],
     count: int,
 ) -> Iterator[Example]:
     """The first `count` inputs under every attack at every ε."""
-    for (attack, eps), found in attacked.items():
+    for key, found in attacked.items():
         for i in range(min(count, len(numbers))):
             yield Example(
-                numbers[i], attack, eps, targets[i], clean.x[i], found.x[i], clean.answers[i], found.answers[i]
+                numbers[i],
+                key[0],
+                key[1],
+                targets[i],
+                clean.x[i],
+                found.x[i],
+                clean.answers[i],
+                found.answers[i],
+                key[2] if len(key) == 3 else None,
             )

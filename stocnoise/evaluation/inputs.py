@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stocnoise.attacks.modes import inner
 from stocnoise.batches import Batch, BatchReader, read_batch
 from stocnoise.normalization import Figures, normalized
+from stocnoise.predictors import one_draw_a_pass
 from stocnoise.tasks import Task
 
 
@@ -23,6 +24,7 @@ class Counted(nn.Module):
         super().__init__()
         self.model = model
         self.training = inner(model).training
+        self.one_draw_a_pass = one_draw_a_pass(model)
         self.gradients = 0
         self.queries = 0
 

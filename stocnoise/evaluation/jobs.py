@@ -39,7 +39,8 @@ class Job:
     def overshoot(self) -> float:
         """How far past the point that a minimum-norm attack found, in units of its distance, an image is scored."""
         # The raw figure is the published one: what the attack found, as it found it.
-        return 1.0 if _is_raw(self.attack) else _OVERSHOOT
+        attack = self.attack
+        return 1.0 if isinstance(attack, Boundary) and attack.noise == "raw" and not attack.budget else _OVERSHOOT
 
     @property
     def settings(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from stocnoise.evaluation.rates import Rate, Successes, number
 from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.stages import Stage
+from stocnoise.evaluation.trials import Key
 
 WORST = "worst case"
 
@@ -41,6 +42,15 @@ class Entry:
     """Of an attack in stages, each with what it took."""
     converged: bool | None = None
     """Whether the last stage took next to nothing; None where there is none to tell by."""
+    budget: int | None = None
+    """Of an attack that may only ask: queries that it had for each image."""
+    answers: int | None = None
+    """Of such an attack: answers to each question."""
+
+    @property
+    def key(self) -> Key:
+        """What it goes by in a report."""
+        return (self.attack, self.eps) if self.budget is None else (self.attack, self.eps, self.budget)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +69,7 @@ class Entry:
             "seconds": self.seconds,
             "median_l2": self.median_l2,
             "settings": self.settings,
+            **({} if self.budget is None else {"query_budget": self.budget, "answers_per_question": self.answers}),
             **{name: number(value) for name, value in self.more.items()},
             **({"stages": [s.to_dict() for s in self.stages], "converged": self.converged} if self.stages else {}),
         }
@@ -100,12 +111,17 @@ class Measured:
     settings: dict[str, Any]
     """images, norm, eot, steps, draws, seed, stochastic, versions, device, fingerprint of the data, …"""
 
-    def __getitem__(self, key: tuple[str, float | None]) -> Entry:
-        """The entry of (attack, ε)."""
+    def __getitem__(self, key: Key) -> Entry:
+        """The entry of (attack, ε), or of (attack, ε, queries) where the attack had a budget of them."""
         for entry in self.entries:
-            if entry.attack == key[0] and entry.eps == key[1]:
+            if entry.key == key:
                 return entry
         raise KeyError(key)
+
+    @property
+    def counted(self) -> list[Entry]:
+        """The entries of attackers who may only ask, each at a budget of queries."""
+        return [entry for entry in self.entries if entry.budget is not None]
 
     @property
     def attacks(self) -> list[str]:
@@ -123,8 +139,22 @@ class Measured:
         }
 
     def curve(self, attack: str) -> list[tuple[float, Rate]]:
-        """(ε, ASR) of an attack, by rising ε."""
+        """(ε, ASR) of an attack, by rising ε; with the largest of its budgets of queries."""
+        found = self._of(attack)
+        most = max((entry.budget or 0 for entry in found), default=0)
+        return sorted((e.eps, e.asr) for e in found if e.eps is not None and (e.budget or 0) == most)
+
+    def query_curves(self, eps: float | None) -> list[tuple[str, list[tuple[float, Rate]]]]:
+        """By attack at one ε (queries, ASR), by rising budget; level for what asks nothing, such as transfer."""
+        budgets = sorted({entry.budget for entry in self.entries if entry.budget is not None})
+        curves: dict[str, list[tuple[float, Rate]]] = {}
+        for entry in self.entries:
+            if entry.eps == eps and (entry.budget is not None or entry.gradients == entry.queries == 0):
+                points = budgets if entry.budget is None else [entry.budget]
+                curves.setdefault(entry.attack, []).extend((queries, entry.asr) for queries in points)
+        return [(attack, sorted(points)) for attack, points in curves.items()]
+
+    def _of(self, attack: str) -> list[Entry]:
         if attack not in self.attacks:
             raise ValueError(f"the report has no attack {attack!r}, only {', '.join(self.attacks)}")
-        points = [(entry.eps, entry.asr) for entry in self.entries if entry.attack == attack and entry.eps is not None]
-        return sorted(points)
+        return [entry for entry in self.entries if entry.attack == attack]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from stocnoise.evaluation.curves import COLOURS, svg
+from stocnoise.evaluation.curves import COLOURS, query_svg, svg
 from stocnoise.evaluation.examples import Answers, Example
 from stocnoise.evaluation.measured import Entry, Measured
 from stocnoise.evaluation.page_style import SCRIPT, STYLE
 from stocnoise.evaluation.pictures import is_picture, triple
+from stocnoise.evaluation.query_table import NOTE, query_head, query_rows
 from stocnoise.evaluation.stage_table import HEAD, stage_rows, stage_title, verdict
 from stocnoise.evaluation.table import epsilon, percent
 
@@ -30,6 +31,7 @@ def page(report: Measured, examples: Sequence[Example]) -> str:
             *_filter(report),
             *_figures(report),
             *_curves(report),
+            *_queries(report),
             *_stages(report.entries),
             *_examples(examples),
             *_settings(report),
@@ -90,7 +92,7 @@ def _figures(report: Measured) -> Iterator[str]:
     head = ["attack", f"{_norm(report)} ε", "ASR %", "robust %", "vote ASR", "averaged ASR", "gradients", "seconds"]
     rows = [
         (
-            f' data-attack="{escape(entry.attack)}" data-eps="{_key(entry.eps)}"',
+            _attributes(entry),
             [
                 entry.attack,
                 epsilon(entry.eps, entry.median_l2),
@@ -103,7 +105,10 @@ def _figures(report: Measured) -> Iterator[str]:
             ],
         )
         for entry in report.entries
+        if entry.budget is None
     ]
+    if not rows:
+        return
     yield "<section><h2>Figures</h2>"
     yield "<p>ASR = P(f(x+δ) ≠ y | f(x) = y), on fresh draws of the noise; gradients per image.</p>"
     yield f"{_table('Figures', head, rows, 2)}</section>"
@@ -135,6 +140,22 @@ def _curves(report: Measured) -> Iterator[str]:
         yield f'<section><h2>ASR against ε</h2>{drawn}<p class="soft">Bands: 95 %.</p></section>'
 
 
+def _queries(report: Measured) -> Iterator[str]:
+    """Attackers who may only ask: a curve for each ε, the largest first, and the figures."""
+    if not report.counted:
+        return
+    yield f"<section><h2>ASR against queries</h2><p>{escape(NOTE)}</p>"
+    for eps in sorted({entry.eps for entry in report.counted if entry.eps is not None}, reverse=True):
+        yield f"<h3>{_norm(report)} ε = {escape(_label(eps))}</h3>{query_svg(report.query_curves(eps))}"
+    rows = zip(map(_attributes, report.counted), query_rows(report.counted), strict=True)
+    yield f'<p class="soft">Bands: 95 %.</p>{_table("Queries", query_head(_norm(report)), rows, 2)}</section>'
+
+
+def _attributes(entry: Entry) -> str:
+    """What a row is shown or hidden by."""
+    return f' data-attack="{escape(entry.attack)}" data-eps="{_key(entry.eps)}"'
+
+
 def _stages(entries: Sequence[Entry]) -> Iterator[str]:
     found = [entry for entry in entries if entry.stages]
     if found:
@@ -160,11 +181,16 @@ def _examples(examples: Sequence[Example]) -> Iterator[str]:
     )
     for example in examples:
         yield f'<article class="card" data-attack="{escape(example.attack)}" data-eps="{_key(example.eps)}">'
-        yield f"<h3>#{example.number} · {escape(example.attack)} · ε {escape(_label(example.eps))}</h3>"
+        under = f"{example.attack} · ε {_label(example.eps)}{_asked(example)}"
+        yield f"<h3>#{example.number} · {escape(under)}</h3>"
         if is_picture(example.clean):
             yield _pictures(example)
         yield f"{_answers(example)}</article>"
     yield "</div></section>"
+
+
+def _asked(example: Example) -> str:
+    return "" if example.queries is None else f" · {example.queries} queries"
 
 
 def _pictures(example: Example) -> str:

@@ -34,25 +34,44 @@ def draw(
 ) -> Figure:
     """A figure with one line per (label, points), error bars 95 %; with `path` also saved."""
     figure, axes = blank()
+    _lines(axes, curves, f"ε ({'L∞' if norm == 'inf' else 'L2'})", title)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def draw_queries(
+    curves: Sequence[tuple[str, list[tuple[float, Rate]]]], title: str, path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """As `draw`, against queries on a logarithmic scale."""
+    figure, axes = blank()
+    axes.set_xscale("log")
+    _lines(axes, curves, "queries per image", title)
+    budgets = sorted({queries for _, points in curves for queries, _ in points})
+    axes.set_xticks(budgets, [f"{queries:g}" for queries in budgets])
+    axes.set_xticks([], minor=True)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _lines(axes: Axes, curves: Sequence[tuple[str, list[tuple[float, Rate]]]], across: str, title: str) -> None:
     for label, points in curves:
         if not points:
             continue
-        eps = [point[0] for point in points]
+        places = [point[0] for point in points]
         values = [100 * rate.value for _, rate in points]
         bars = [
             [100 * (rate.value - rate.low) for _, rate in points],
             [100 * (rate.high - rate.value) for _, rate in points],
         ]
-        axes.errorbar(eps, values, yerr=bars, marker="o", markersize=4, capsize=3, label=label)
-    axes.set_xlabel(f"ε ({'L∞' if norm == 'inf' else 'L2'})")
+        axes.errorbar(places, values, yerr=bars, marker="o", markersize=4, capsize=3, label=label)
+    axes.set_xlabel(across)
     axes.set_ylabel("attack success rate (%)")
     axes.set_ylim(-2, 102)
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
 
 
 def plot_asr(reports: Sequence[Measured], attack: str = WORST, path: str | os.PathLike[str] | None = None) -> Figure:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from stocnoise.evaluation.compare import Comparison
 from stocnoise.evaluation.examples import Example
-from stocnoise.evaluation.measured import Measured
+from stocnoise.evaluation.measured import Entry, Measured
 from stocnoise.evaluation.page import page
-from stocnoise.evaluation.plot import draw
+from stocnoise.evaluation.plot import draw, draw_queries
+from stocnoise.evaluation.query_table import query_lines
 from stocnoise.evaluation.stage_table import stage_lines
 from stocnoise.evaluation.table import epsilon, percent, table
 from stocnoise.storage import replacing
@@ -69,45 +70,44 @@ class Report(Measured):
         names = self.attacks if attacks is None else list(attacks)
         return draw([(name, self.curve(name)) for name in names], self.settings["norm"], self.model, path)
 
+    def plot_queries(self, eps: float | None = None, path: str | os.PathLike[str] | None = None) -> Figure:
+        """ASR at one ε, by default the largest, against queries, a curve with 95 % bars for each attack that counts.
+
+        What asks nothing, such as transfer, is a level line. With `path` also saved. Needs matplotlib.
+
+        Raises:
+            ValueError: the report is of no budgets of queries, or has no such ε.
+        """
+        lengths = [entry.eps for entry in self.counted if entry.eps is not None]
+        if not lengths:
+            raise ValueError(
+                "the report has no attack at a budget of queries: evaluate(..., queries=[200, 1000, 5000])"
+            )
+        eps = max(lengths) if eps is None else eps
+        if eps not in lengths:
+            raise ValueError(f"the report has no eps = {eps}, only {', '.join(map(str, sorted(set(lengths))))}")
+        return draw_queries(self.query_curves(eps), f"{self.model}, ε = {eps:.4g}", path)
+
     def compare(self, *others: Report) -> Comparison:
         """One table of this report and others: the same attack and ε side by side."""
         return Comparison([self, *others])
 
     def __str__(self) -> str:
         clean, settings = self.clean, self.settings
-        more = list(dict.fromkeys(name for entry in self.entries for name in entry.more))
-        added = [_MORE[name] for name in more]
-        norm, draws = {"inf": "L∞", "l2": "L2"}[settings["norm"]], settings["draws"]
+        norm = {"inf": "L∞", "l2": "L2"}[settings["norm"]]
         lines = [
             f"{self.model}: {settings['images']} images, {'stochastic' if settings['stochastic'] else 'deterministic'}",
             f"clean accuracy {percent(clean.accuracy)} per draw"
             + (
-                f", spread over {draws} passes {100 * clean.spread:.1f}; vote {100 * clean.vote:.1f}, "
+                f", spread over {settings['draws']} passes {100 * clean.spread:.1f}; vote {100 * clean.vote:.1f}, "
                 f"averaged {100 * clean.averaged:.1f}"
                 if settings["stochastic"]
                 else ""
             )
             + "".join(f"; {_MORE[name]} {100 * value:.1f}" for name, value in clean.more.items()),
             "",
-            *table(
-                [*f"attack|{norm} ε|ASR %|robust %|vote ASR|averaged|any of {draws}|gradients|s".split("|"), *added],
-                [
-                    [
-                        entry.attack,
-                        epsilon(entry.eps, entry.median_l2),
-                        percent(entry.asr),
-                        f"{100 * entry.robust_accuracy.value:.1f}",
-                        f"{100 * entry.vote_asr:.1f}",
-                        f"{100 * entry.averaged_asr:.1f}",
-                        f"{100 * entry.any_asr:.1f}",
-                        f"{entry.gradients:.0f}",
-                        f"{entry.seconds:.1f}",
-                        *(f"{100 * entry.more[name]:.1f}" if name in entry.more else "–" for name in more),
-                    ]
-                    for entry in self.entries
-                ],
-            ),
-            "",
+            *self._table(norm, [entry for entry in self.entries if entry.budget is None]),
+            *(query_lines(self.counted, norm, settings["stochastic"]) if self.counted else []),
             *(line for entry in self.entries if entry.stages for line in stage_lines(entry)),
             *self._notes(),
         ]
@@ -116,6 +116,31 @@ class Report(Measured):
             lines += [f"  ! {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
+    def _table(self, norm: str, entries: Sequence[Entry]) -> list[str]:
+        """Of attacks without a budget of queries; no line where there are none."""
+        if not entries:
+            return []
+        more = list(dict.fromkeys(name for entry in entries for name in entry.more))
+        added = [_MORE[name] for name in more]
+        draws = self.settings["draws"]
+        head = f"attack|{norm} ε|ASR %|robust %|vote ASR|averaged|any of {draws}|gradients|s".split("|")
+        rows = [
+            [
+                entry.attack,
+                epsilon(entry.eps, entry.median_l2),
+                percent(entry.asr),
+                f"{100 * entry.robust_accuracy.value:.1f}",
+                f"{100 * entry.vote_asr:.1f}",
+                f"{100 * entry.averaged_asr:.1f}",
+                f"{100 * entry.any_asr:.1f}",
+                f"{entry.gradients:.0f}",
+                f"{entry.seconds:.1f}",
+                *(f"{100 * entry.more[name]:.1f}" if name in entry.more else "–" for name in more),
+            ]
+            for entry in entries
+        ]
+        return [*table([*head, *added], rows), ""]
+
     def _notes(self) -> list[str]:
         settings = self.settings
         steps, eot, draws = settings["steps"], settings["eot"], settings["draws"]
@@ -123,13 +148,16 @@ class Report(Measured):
             "ASR = P(f(x+δ) ≠ y | f(x) = y)"
             + (f", scored on {draws} fresh draws" if settings["stochastic"] else "")
             + "; in brackets 95 % over images and draws.",
-            f"Named gradient attacks: {steps} steps × {eot} draws of the noise = {steps * eot} gradients per image; "
-            "'gradients' is what each used. Compare models and attacks at equal numbers.",
         ]
+        if not self.counted:
+            notes.append(
+                f"Named gradient attacks: {steps} steps × {eot} draws of the noise = {steps * eot} gradients per "
+                "image; 'gradients' is what each used. Compare models and attacks at equal numbers."
+            )
         if settings["stochastic"]:
             notes.append("The attacker knows the model and the distribution of its noise, not the draw.")
         if any("margin_bound" in entry.more for entry in self.entries):
             notes.append(_BOUND_NOTE)
-        if {"boundary", "boundary-raw"} <= set(self.attacks):
+        if {"boundary", "boundary-raw"} <= {entry.attack for entry in self.entries if entry.budget is None}:
             notes.append(_RAW_NOTE)
         return notes

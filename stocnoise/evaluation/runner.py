@@ -20,6 +20,7 @@ from stocnoise.evaluation.inputs import Counted, batches, pixel_model, processes
 from stocnoise.evaluation.jobs import Wish
 from stocnoise.evaluation.kept import KeptBatches
 from stocnoise.evaluation.model_checks import left_on
+from stocnoise.evaluation.queries import check_queries
 from stocnoise.evaluation.report import Report
 from stocnoise.evaluation.session import Session
 from stocnoise.evaluation.strongest import Strongest
@@ -49,6 +50,7 @@ def evaluate(
     steps: int = 20,
     draws: int = 32,
     norm: Norm = "inf",
+    queries: int | Sequence[int] | None = None,
     transfer_from: nn.Module | None = None,
     mean: Figures = None,
     std: Figures = None,
@@ -92,6 +94,12 @@ def evaluate(
         steps: gradients of `eot` draws that a named attack in a ball takes per image.
         draws: passes over each image and its adversarial versions when they are scored.
         norm: of ε: "inf" or "l2".
+        queries: budgets of attackers who may only ask, for "square", "boundary" and "hopskipjump": one query is one
+            answer of one draw for one image, and whatever an attack asks counts. `report[attack, ε, queries]` is of an
+            attacker who averages as many answers to a question as serve him best, of 1, 4, 16 and 64 at equal total;
+            that number is one for all images, and the draws that choose it count in no figure. `attack-raw` takes
+            single answers, as published. Beside them only attacks that ask nothing: `transfer_from=`, for want of a
+            teacher `stocnoise.revert(student)`, and "random".
         transfer_from: the teacher or any other model; adds the attack "transfer".
         mean, std: if the models expect normalised images; see `normalized`.
         max_images: stop after so many.
@@ -143,6 +151,7 @@ def evaluate(
         draws=draws,
         seed=seed,
         keep_examples=keep_examples,
+        queries=check_queries(queries),
         name=name or type(pixel_model(model, None, None)).__name__,
     )
     run.jobs_for(stochastic=True)  # what cannot run is said before anything is computed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from stocnoise.evaluation.inputs import Counted, image_sums
 from stocnoise.evaluation.jobs import AnyJob, Wish, named_jobs
 from stocnoise.evaluation.kept import KeptBatches, digest
 from stocnoise.evaluation.model_checks import model_warnings
+from stocnoise.evaluation.queries import QueryJob, query_jobs
 from stocnoise.evaluation.report import Report
 from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.subject import Subject
@@ -44,8 +45,10 @@ class Session:
     seed: int
     keep_examples: int
     name: str
+    queries: tuple[int, ...] = ()
+    """Budgets of attackers who may only ask; none: attacks as they are."""
     stochastic: bool = True
-    jobs: list[AnyJob] = field(default_factory=list)
+    jobs: list[AnyJob | QueryJob] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     results: dict[int, assemble.BatchResult] = field(default_factory=dict)
     kept: list[Batch] = field(default_factory=list)
@@ -60,15 +63,16 @@ class Session:
     def images(self) -> int:
         return sum(len(result.clean.averaged) for result in self.results.values())
 
-    def jobs_for(self, stochastic: bool) -> list[AnyJob]:
-        found = named_jobs(
-            self.wanted,
-            norm=self.norm,
-            steps=self.steps,
-            eot=self.eot if stochastic else 1,
-            source=self.source,
-            stochastic=stochastic,
-        )
+    def jobs_for(self, stochastic: bool) -> list[AnyJob | QueryJob]:
+        asked: dict[str, Any] = {
+            "norm": self.norm,
+            "steps": self.steps,
+            "eot": self.eot if stochastic else 1,
+            "source": self.source,
+            "stochastic": stochastic,
+        }
+        found: Sequence[AnyJob | QueryJob]
+        found = query_jobs(self.wanted, self.queries, **asked) if self.queries else named_jobs(self.wanted, **asked)
         smallest = next(iter(self.eps.values()))
         return [job.told(self.subject, smallest) for job in found]
 
@@ -79,6 +83,8 @@ class Session:
         self.stochastic = self.subject.is_stochastic(few)
         if not self.stochastic:
             self.eot = self.draws = 1
+        elif self.subject.shares_noise(few):
+            self.model.one_draw_a_pass = True
         self.jobs = self.jobs_for(self.stochastic)
 
     def total(self, data: Iterable[Any], batch_size: int, max_images: int | None, world: int) -> int | None:
@@ -114,7 +120,8 @@ class Session:
         for job in list(self.jobs):
             bar.set_postfix_str(job.label)
             try:
-                result.tallies |= job.run(trial, self.eps, f"{self.seed}/{index}")
+                for key, tally in job.run(trial, self.eps, f"{self.seed}/{index}").items():
+                    result.tallies[key] = tally
             except InconsistentAnswersError as error:
                 result.left_out[job.label] = str(error)
                 self.leave_out(job.label, str(error))
@@ -213,6 +220,7 @@ class Session:
                 draws=self.draws,
                 seed=self.seed,
                 stochastic=self.stochastic,
+                **({"queries": list(self.queries)} if self.queries else {}),
                 **self.subject.settings(),
             ),
             assemble.kept_examples(ordered, tallies, self.keep_examples),

@@ -66,6 +66,13 @@ class Subject:
     def is_stochastic(self, batch: Batch) -> bool:
         return is_stochastic(self.model, batch.x, self.task, batch.others)
 
+    @torch.no_grad()
+    def shares_noise(self, batch: Batch) -> bool:
+        """Whether a stochastic model's rows of one pass share their noise: equal inputs get equal answers there."""
+        twice = batch.at(torch.zeros(2, dtype=torch.long, device=batch.x.device))
+        first, second = self.output(twice)
+        return torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
+
     def score(self, batch: Batch, draws: int, x: Tensor | None = None, **known: Tensor | None) -> Score:
         """Of `batch`, or of `x` in the place of its inputs, on fresh draws."""
         if x is None:

@@ -21,7 +21,8 @@ from stocnoise.evaluation.subject import Subject
 
 T = TypeVar("T")
 
-Key = tuple[str, float | None]
+Key = tuple[str, float | None] | tuple[str, float | None, int]
+"""(attack, ε), or (attack, ε, queries) of an attack at a budget of them."""
 
 Budgets = Mapping[float, float | Tensor]
 """ε as the report shows it, to ε as an attack takes it: a budget for each feature goes by its largest."""
@@ -44,6 +45,10 @@ class Tally:
     """What a reader must know about how it went."""
     bounds: list[Score] = field(default_factory=list)
     """Of the model whose robust accuracy is a lower bound, where the evaluated one names it; see `Predictor`."""
+    answers: int | None = None
+    """Of an attack that counts its queries: answers to a question."""
+    chosen: bool = False
+    """Whether one half of the draws chose it among several, and the other half alone may count."""
 
     def add(self, other: Tally) -> None:
         self.scores += other.scores

@@ -91,7 +91,7 @@ def _measured(report: Mapping[str, Any] | None, dataset: str | None) -> list[str
     clean, settings = report["clean"], report["settings"]
     lines = [
         (
-            entry["attack"],
+            _attack(entry),
             "free" if entry["eps"] is None else f"{entry['eps']:.4g}",
             _percent(entry["asr"], entry["asr_interval"]),
             _percent(entry["robust_accuracy"], entry["robust_accuracy_interval"]),
@@ -130,8 +130,13 @@ def _results(report: Mapping[str, Any], dataset: str) -> Iterator[Any]:
     yield result("accuracy", "clean accuracy", report["clean"]["accuracy"])
     for entry in report["attacks"]:
         if entry["eps"] is not None:
-            name = f"robust accuracy, {entry['attack']}, ε = {entry['eps']:.4g}"
+            name = f"robust accuracy, {_attack(entry)}, ε = {entry['eps']:.4g}"
             yield result("robust_accuracy", name, entry["robust_accuracy"])
+
+
+def _attack(entry: Mapping[str, Any]) -> str:
+    queries = entry.get("query_budget")
+    return str(entry["attack"]) if queries is None else f"{entry['attack']} at {queries} queries"
 
 
 def _percent(value: float | None, interval: Sequence[float | None]) -> str:

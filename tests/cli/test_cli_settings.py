@@ -24,6 +24,11 @@ def test_a_flag_comes_before_the_file_and_the_file_before_the_default(tmp_path: 
     assert found == evaluate.Settings("resnet18", "x", eps=(1.0, 2.5), transfer=False, steps=7)
 
 
+def test_budgets_of_queries_are_several_or_none() -> None:
+    assert gather("resnet18", "--data", "x", "--queries", "200", "1000").queries == (200, 1000)
+    assert gather("resnet18", "--data", "x").queries == ()
+
+
 def test_what_is_written_is_read_as_it_was(tmp_path: Path) -> None:
     asked = evaluate.Settings('a "quoted"\nναμε\\', "x", eps=(1e-30, 8.0), attacks=("pgd",), half=True)
     settings.write(asked, tmp_path / "a.toml")

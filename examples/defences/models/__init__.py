@@ -1,0 +1,1 @@
+"""A defence a file: see `examples.defences.defence.Defence` for what each must have."""
