@@ -1,10 +1,10 @@
 """At equal clean accuracy and equal budget, is the student ahead of adversarial training? With intervals.
 
-Adversarial training at several ε, and from scratch, gives a front of robust accuracy against clean accuracy: the most
-robust of its models, or mixture of two, with at least a given clean accuracy. As a maximum of noisy figures it favours
-AT a little. A student's gap is its robust accuracy minus the front's at the student's clean accuracy. Robust accuracy
-is the worst case of the measurement "strongest", image by image. The 95 % interval is a bootstrap over seeds and
-images, the images paired.
+Adversarial training at several ε, and from scratch, and the teacher that it began from give a front of robust accuracy
+against clean accuracy: the most robust of these models, or random mixture of two, with at least a given clean accuracy.
+As a maximum of noisy figures it favours AT a little. A student's gap is its robust accuracy minus the front's at the
+student's clean accuracy. Robust accuracy is the worst case of the measurement "strongest", image by image. The 95 %
+interval is a bootstrap over seeds and images, the images paired.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Row:
     """Robust accuracy above AT's front at equal clean accuracy; None for AT itself."""
     gap_interval: tuple[float, float] | None = None
     beyond: bool = False
-    """Whether no AT has as much clean accuracy; then the gap is from the best of those with the most."""
+    """Whether nothing on the front has as much clean accuracy; then the gap is from the best of those with the most."""
 
 
 def rows(results: Results, scale: Scale) -> tuple[list[Row], list[Row]]:
-    """AT in its several forms, and everything that is held against it; both empty if AT was not measured."""
-    names = ["at", *recipes.at_line(scale)]
+    """What AT's front is made of, and everything that is held against it; both empty if AT was not measured."""
+    names = ["at", *recipes.at_line(scale), "teacher"]
     line = {name: answers for name in names if (answers := _answers(results, name, "one draw")) is not None}
     if "at" not in line:
         return [], []

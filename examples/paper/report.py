@@ -92,9 +92,9 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         f"{first.steps} steps × {first.tries} draws each (against AT as many restarts instead), PGD on one frozen draw "
         f"and PGD with the noise off{then}. The averaged predictor is attacked through its own mean, in half as many "
         "steps, and with what was made on one draw, whichever is worse for an image. A gap is the robust accuracy "
-        "above AT's front: the most robust AT, or mixture of two, with at least the same clean accuracy. Its interval "
-        "is a bootstrap over seeds and images. Several γ and predictors were looked at: read a gap whose interval ends "
-        "near zero as one of several comparisons."
+        "above AT's front: the most robust of AT in its several forms and the teacher, or random mixture of two, with "
+        "at least the same clean accuracy. Its interval is a bootstrap over seeds and images. Several γ and predictors "
+        "were looked at: read a gap whose interval ends near zero as one of several comparisons."
     )
     yield from table(
         ["", "predictor", "clean %", "robust %", "95 %", "gap to AT", "95 %"],

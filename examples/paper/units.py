@@ -53,7 +53,8 @@ def stages(scale: Scale) -> list[list[Unit]]:
         wanted = [(recipe, kind) for recipe in table.values() for kind in ("plain", "expectation", "boundary")]
         if first and scale.attacks.autoattack_images:
             wanted += [(recipe, "autoattack") for recipe in table.values()]
-        wanted += [(recipe, "strongest") for recipe in chosen.values() if recipe.name != "none"]
+        attacked = [recipes.teacher(scale), *(recipe for recipe in chosen.values() if recipe.name != "none")]
+        wanted += [(recipe, "strongest") for recipe in attacked]
         wanted += [(r, kind) for r in (table["anis"], *students.values()) for kind in ("averaged", "noise-off")]
         if seed in scale.studies.gamma_seeds:
             chosen |= ablations
