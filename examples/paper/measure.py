@@ -91,6 +91,12 @@ def noise_off(subject: Subject) -> dict[str, Any]:
         return _strongest(subject, subject.model, subject.scale.attacks.strongest)
 
 
+def mixed(subject: Subject) -> dict[str, Any]:
+    """The same for the model mixed with its teacher, what is mixed how chosen on held-out images."""
+    mixture = stocnoise.mix(subject.model, subject.teacher)
+    return _strongest(subject, mixture, subject.scale.attacks.strongest)
+
+
 _FIRST: dict[Name, str] = {
     "pgd": "PGD",
     "apgd": "APGD",
@@ -192,6 +198,7 @@ MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "strongest": strongest,
     "averaged": averaged,
     "noise-off": noise_off,
+    "mixed": mixed,
     "boundary": boundary,
     "autoattack": autoattack,
     "ablation": ablation,
