@@ -88,7 +88,8 @@ def train(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> 
         lr=recipe.lr,
         val_loader=batches(split.holdout, None, 500) if recipe.watched else None,
         val_attack=stocnoise.PGD(eps=settings.eps, steps=10, eot=4 if recipe.layer else 1),
-        callbacks=[*planes, *_callbacks(scale, recipe)],
+        awp=stocnoise.AWP(gamma=scale.studies.awp) if recipe.means == "awp" else None,
+        callbacks=planes,
         seed=seed,
         precision=settings.precision,
         channels_last=settings.channels_last,
@@ -125,10 +126,6 @@ def _attack(scale: Scale, recipe: Recipe) -> stocnoise.PGD:
     steps = settings.steps // 2 if recipe.means == "averaged" else settings.steps
     whole = settings.step_size * recipe.eps / settings.eps
     return stocnoise.PGD(eps=recipe.eps, steps=steps, step_size=whole * settings.steps / steps)
-
-
-def _callbacks(scale: Scale, recipe: Recipe) -> list[stocnoise.Callback]:
-    return [stocnoise.AWP(gamma=scale.studies.awp)] if recipe.means == "awp" else []
 
 
 def _objective(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> Any:
