@@ -11,6 +11,7 @@ from torch import nn
 import stocnoise
 from examples.paper.images import Batch, Split, batches
 from examples.paper.scale import Budget, Scale
+from stocnoise.attacks.losses import margin
 from stocnoise.evaluation import Averaged
 from stocnoise.evaluation.measured import WORST
 from stocnoise.evaluation.stages import Candidate, Stage
@@ -92,9 +93,13 @@ def noise_off(subject: Subject) -> dict[str, Any]:
 
 
 def mixed(subject: Subject) -> dict[str, Any]:
-    """The same for the model mixed with its teacher, what is mixed how chosen on held-out images."""
+    """The same for the model mixed with its teacher, the mixture's numbers chosen on held-out images."""
     mixture = stocnoise.mix(subject.model, subject.teacher)
-    return _strongest(subject, mixture, subject.scale.attacks.strongest)
+    first = subject.scale.attacks.strongest[0]
+    attack = stocnoise.APGD(eps=subject.scale.training.eps, steps=first.steps, eot=first.tries, loss=margin)
+    held_out = batches(subject.split.holdout, None, BATCH)
+    fit = stocnoise.fit_mixture(mixture, held_out, attack, seed=subject.seed, progress=False)
+    return _strongest(subject, mixture, subject.scale.attacks.strongest) | {"fit": _rounded(fit.to_dict())}
 
 
 _FIRST: dict[Name, str] = {
@@ -123,7 +128,7 @@ def _strongest(subject: Subject, model: nn.Module, budgets: Sequence[Budget], **
     tried = [
         worst
         | _rates(each)
-        | {"attack": _FIRST[cast(Name, each.attack)], "gradients_per_image": _rounded(each.gradients)}
+        | {"attack": _FIRST.get(cast(Name, each.attack), each.attack), "gradients_per_image": _rounded(each.gradients)}
         for each in entry.stages[0].candidates
     ]
     stages = [
