@@ -92,8 +92,8 @@ def load(data: Data, root: Path) -> Split:
         Images(x[: data.holdout], y[: data.holdout]),
         Images(test_x, test_y),
         int(y.max()) + 1,
-        tuple(pixels.mean((0, 2, 3)).tolist()),
-        tuple(pixels.std((0, 2, 3)).tolist()),
+        data.mean or tuple(pixels.mean((0, 2, 3)).tolist()),
+        data.std or tuple(pixels.std((0, 2, 3)).tolist()),
     )
 
 

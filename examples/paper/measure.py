@@ -11,6 +11,7 @@ from torch import nn
 import stocnoise
 from examples.paper.images import Batch, Split, batches
 from examples.paper.scale import Budget, Scale
+from stocnoise.attacks.losses import margin
 from stocnoise.evaluation import Averaged
 from stocnoise.evaluation.measured import WORST
 from stocnoise.evaluation.stages import Candidate, Stage
@@ -91,6 +92,16 @@ def noise_off(subject: Subject) -> dict[str, Any]:
         return _strongest(subject, subject.model, subject.scale.attacks.strongest)
 
 
+def mixed(subject: Subject) -> dict[str, Any]:
+    """The same for the model mixed with its teacher, the mixture's numbers chosen on held-out images."""
+    mixture = stocnoise.mix(subject.model, subject.teacher)
+    first = subject.scale.attacks.strongest[0]
+    attack = stocnoise.APGD(eps=subject.scale.training.eps, steps=first.steps, eot=first.tries, loss=margin)
+    held_out = batches(subject.split.holdout, None, BATCH)
+    fit = stocnoise.fit_mixture(mixture, held_out, attack, seed=subject.seed, progress=False)
+    return _strongest(subject, mixture, subject.scale.attacks.strongest) | {"fit": _rounded(fit.to_dict())}
+
+
 _FIRST: dict[Name, str] = {
     "pgd": "PGD",
     "apgd": "APGD",
@@ -117,7 +128,7 @@ def _strongest(subject: Subject, model: nn.Module, budgets: Sequence[Budget], **
     tried = [
         worst
         | _rates(each)
-        | {"attack": _FIRST[cast(Name, each.attack)], "gradients_per_image": _rounded(each.gradients)}
+        | {"attack": _FIRST.get(cast(Name, each.attack), each.attack), "gradients_per_image": _rounded(each.gradients)}
         for each in entry.stages[0].candidates
     ]
     stages = [
@@ -192,6 +203,7 @@ MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "strongest": strongest,
     "averaged": averaged,
     "noise-off": noise_off,
+    "mixed": mixed,
     "boundary": boundary,
     "autoattack": autoattack,
     "ablation": ablation,

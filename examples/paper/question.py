@@ -1,10 +1,10 @@
 """At equal clean accuracy and equal budget, is the student ahead of adversarial training? With intervals.
 
-Adversarial training at several ε, and from scratch, gives a front of robust accuracy against clean accuracy: the most
-robust of its models, or mixture of two, with at least a given clean accuracy. As a maximum of noisy figures it favours
-AT a little. A student's gap is its robust accuracy minus the front's at the student's clean accuracy. Robust accuracy
-is the worst case of the measurement "strongest", image by image. The 95 % interval is a bootstrap over seeds and
-images, the images paired.
+Adversarial training at several ε, and from scratch, and the teacher that it began from give a front of robust accuracy
+against clean accuracy: the most robust of these models, or random mixture of two, with at least a given clean accuracy.
+As a maximum of noisy figures it favours AT a little. A student's gap is its robust accuracy minus the front's at the
+student's clean accuracy. Robust accuracy is the worst case of the measurement "strongest", image by image. The 95 %
+interval is a bootstrap over seeds and images, the images paired.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ import torch
 from torch import Tensor
 
 from examples.paper import recipes
+from examples.paper.recipes import Recipe
 from examples.paper.results import Results
 from examples.paper.scale import Scale
 
 _RESAMPLES = 4000
 
 NO_NOISE = "no noise"
+MIXED = "mixed with the teacher"
 PREDICTORS = {
     "one draw": ("strongest", "draws"),
     "vote": ("strongest", "vote"),
     "averaged": ("averaged", "draws"),
     "noise off": ("noise-off", "draws"),
+    MIXED: ("mixed", "draws"),
 }
-"""How a student answers: the measurement that holds it, and what of it counts as right."""
+"""How a model answers: the measurement that holds it, and what of it counts as right."""
 
 
 @dataclass(frozen=True)
@@ -58,45 +61,80 @@ class Row:
     clean: float
     robust: float
     robust_interval: tuple[float, float]
+    passes: float
+    """There and back, of each training image: what the training costs."""
+    seconds: float
+    """Of training, the mean over seeds."""
+    inference: int
+    """Passes that an answer costs."""
     gap: float | None = None
     """Robust accuracy above AT's front at equal clean accuracy; None for AT itself."""
     gap_interval: tuple[float, float] | None = None
     beyond: bool = False
-    """Whether no AT has as much clean accuracy; then the gap is from the best of those with the most."""
+    """Whether nothing on the front has as much clean accuracy; then the gap is from the best of those with the most."""
 
 
 def rows(results: Results, scale: Scale) -> tuple[list[Row], list[Row]]:
-    """AT in its several forms, and everything that is held against it; both empty if AT was not measured."""
-    names = ["at", *recipes.at_line(scale)]
-    line = {name: answers for name in names if (answers := _answers(results, name, "one draw")) is not None}
-    if "at" not in line:
+    """What AT's front is made of, and everything that is held against it; both empty if AT was not measured."""
+    at = _answers(results, "at", "one draw")
+    if at is None:
         return [], []
+    line = {"at": at}
+    for name in (*recipes.at_line(scale), "teacher"):
+        answers = _answers(results, name, "one draw")
+        if answers is not None and answers.clean.shape == at.clean.shape:  # every seed, on the same images
+            line[name] = answers
     generator = torch.Generator().manual_seed(0)
-    count, size = line["at"].clean.shape
+    count, size = at.clean.shape
     images = _resampled(size, generator)
     seeds = _resampled(count, generator)
-    titles = {each["recipe"]: each["title"] for each in results.lines if "recipe" in each}
+    known = recipes.compared(scale)
     # The first resample is the data itself.
     points = {name: answers.means(images, seeds) for name, answers in line.items()}
     clean, robust = (torch.stack([point[i] for point in points.values()], 1) for i in (0, 1))
-    ats = [_row(titles[name], NO_NOISE, count, *points[name]) for name in line]
+    cost = _Cost(results, scale)
+    ats = [_row(known[name], NO_NOISE, count, *points[name], cost) for name in line]
     held = []
-    wanted = [
-        ("trades", NO_NOISE),
-        *((name, p) for name in ("l2p", "anis", *recipes.students(scale)) for p in PREDICTORS),
-    ]
-    for name, predictor in wanted:
+    for name, predictor in _wanted(scale):
         answers = _answers(results, name, "one draw" if predictor == NO_NOISE else predictor)
-        if answers is not None and answers.clean.shape == (count, size):
+        if answers is not None and answers.clean.shape == at.clean.shape:
             c, r = answers.means(images, seeds)
             beyond = bool(c[0] > clean[0].max())
-            held.append(_row(titles[name], predictor, count, c, r, r - front(clean, robust, c), beyond))
+            held.append(_row(known[name], predictor, count, c, r, cost, r - front(clean, robust, c), beyond))
     return ats, held
+
+
+def _wanted(scale: Scale) -> list[tuple[str, str]]:
+    """Recipes and predictors that are held against the front."""
+    helped = recipes.helped(scale)
+    noisy = [name for name, recipe in helped.items() if recipe.layer is not None]
+    plain = [name for name in helped if name not in noisy]
+    return [
+        ("trades", NO_NOISE),
+        *((name, NO_NOISE) for name in plain),
+        ("at", MIXED),
+        *((name, p) for name in ("l2p", "anis", *recipes.students(scale), *noisy) for p in PREDICTORS),
+    ]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a model costs to train, and to ask."""
+
+    results: Results
+    scale: Scale
+
+    def of(self, recipe: Recipe, predictor: str) -> tuple[float, float, int]:
+        histories = [line["history"] for line in self.results.of(recipe.name, "training")]
+        seconds = [sum(epoch["seconds"] for epoch in history) for history in histories]
+        attacks = self.scale.attacks
+        asked = {"vote": attacks.draws, "averaged": attacks.averaged_samples, MIXED: 2}.get(predictor, 1)
+        return recipes.passes(self.scale, recipe), sum(seconds) / len(seconds) if seconds else float("nan"), asked
 
 
 def stages(results: Results) -> list[tuple[str, str, list[float]]]:
     """Title, predictor, and the robust accuracy that each stage of the strongest attack left, means over seeds."""
-    predictors = {"strongest": "one draw", "averaged": "averaged", "noise-off": "noise off"}
+    predictors = {kind: name for name, (kind, counted) in PREDICTORS.items() if counted == "draws"}
     measured = {(line["recipe"], line["kind"]): line["title"] for line in results.lines if line["kind"] in predictors}
     rows = []
     for (recipe, kind), title in measured.items():
@@ -150,24 +188,26 @@ def _right(answers: dict[str, Any], counted: str) -> Tensor:
 
 
 def _row(
-    title: str,
+    recipe: Recipe,
     predictor: str,
     seeds: int,
     clean: Tensor,
     robust: Tensor,
+    cost: _Cost,
     gap: Tensor | None = None,
     beyond: bool = False,
 ) -> Row:
     return Row(
-        title,
+        recipe.title,
         predictor,
         seeds,
         clean[0].item(),
         robust[0].item(),
         _interval(robust),
-        None if gap is None else gap[0].item(),
-        None if gap is None else _interval(gap),
-        beyond,
+        *cost.of(recipe, predictor),
+        gap=None if gap is None else gap[0].item(),
+        gap_interval=None if gap is None else _interval(gap),
+        beyond=beyond,
     )
 
 

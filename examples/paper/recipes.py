@@ -27,6 +27,8 @@ class Recipe:
     """Whether held-out images are attacked after each epoch."""
     plane: bool = False
     """Whether the decision boundary is recorded."""
+    means: str | None = None
+    """What helps beside the noise, of `MEANS`."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -38,6 +40,7 @@ class Recipe:
             "lr": self.lr,
             "epochs": self.epochs,
             "from_teacher": self.from_teacher,
+            **({} if self.means is None else {"means": self.means}),
         }
 
 
@@ -46,6 +49,13 @@ TITLES = {"none": "None", "at": "AT", "trades": "TRADES", "l2p": "L2P", "anis": 
 
 VARIANTS = {"anis": "original", "no-at": "without AT", "no-ema": "without EMA", "no-init": "without teacher"}
 """The paper's ablations."""
+
+MEANS = {"awp": "AWP", "guided": "guided", "one-step": "one step", "averaged": "trained as an average"}
+"""What moves the front elsewhere: adversarial weight perturbation, the teacher's logits as a target, attacks of one
+step (N-FGSM), and, where there are draws, the loss of the mean probability of two."""
+
+_FORWARD = 1 / 3
+"""What a pass forward costs of one there and back."""
 
 _CHANGES: dict[str, dict[str, Any]] = {
     "no-at": {"objective": "clean"},
@@ -114,6 +124,33 @@ def students(scale: Scale) -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in found}
 
 
+def passes(scale: Scale, recipe: Recipe) -> float:
+    """Passes there and back that each training image costs, in all epochs."""
+    steps = scale.training.steps
+    attack = {"one-step": 1, "averaged": 2 * (steps // 2)}.get(recipe.means or "", steps)
+    step = {
+        "clean": 1.0,
+        "trades": attack + _FORWARD + 2,
+        "l2p": attack + 2,
+        "at": attack + {"awp": 2, "guided": 1 + _FORWARD, "averaged": 2}.get(recipe.means or "", 1),
+    }[recipe.objective]
+    return recipe.epochs * step
+
+
+def helped(scale: Scale) -> dict[str, Recipe]:
+    """AT and the tables' student with each of the scale's means, in as many epochs as cost what the plain ones do."""
+    found = {}
+    for plain in (defences(scale)[name] for name in ("at", "anis")):
+        for means in scale.studies.means:
+            if means == "averaged" and plain.layer is None:
+                continue
+            named = replace(plain, name=f"{plain.name}-{means}", title=f"{plain.title}, {MEANS[means]}", plane=False)
+            recipe = replace(named, means=means)
+            epochs = max(1, round(plain.epochs * passes(scale, plain) / passes(scale, recipe)))
+            found[recipe.name] = replace(recipe, epochs=epochs)
+    return found
+
+
 def ablations(scale: Scale) -> dict[tuple[str, float], Recipe]:
     """By variant and γ_max; the original at the tables' γ_max is the student of the tables."""
     found = {}
@@ -132,6 +169,12 @@ def _variant(original: Recipe, variant: str) -> Recipe:
         plane=original.plane and variant == "no-at",
         **_CHANGES[variant],
     )
+
+
+def compared(scale: Scale) -> dict[str, Recipe]:
+    """Every recipe of the question that matters, those of AT's front first."""
+    front = {"at": defences(scale)["at"], **at_line(scale), "teacher": teacher(scale)}
+    return front | defences(scale) | helped(scale) | students(scale)
 
 
 def long_runs(scale: Scale) -> dict[str, Recipe]:

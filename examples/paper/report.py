@@ -92,12 +92,14 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
         f"{first.steps} steps × {first.tries} draws each (against AT as many restarts instead), PGD on one frozen draw "
         f"and PGD with the noise off{then}. The averaged predictor is attacked through its own mean, in half as many "
         "steps, and with what was made on one draw, whichever is worse for an image. A gap is the robust accuracy "
-        "above AT's front: the most robust AT, or mixture of two, with at least the same clean accuracy. Its interval "
-        "is a bootstrap over seeds and images. Several γ and predictors were looked at: read a gap whose interval ends "
-        "near zero as one of several comparisons."
+        "above AT's front: the most robust of AT in its several forms and the teacher, or random mixture of two, with "
+        "at least the same clean accuracy. Its interval is a bootstrap over seeds and images. Several γ and predictors "
+        "were looked at: read a gap whose interval ends near zero as one of several comparisons. *passes*: there and "
+        "back, that each training image costs in all epochs; *s*: seconds of training, on a machine that does other "
+        "things too; *asks*: passes that an answer costs."
     )
     yield from table(
-        ["", "predictor", "clean %", "robust %", "95 %", "gap to AT", "95 %"],
+        ["", "predictor", "clean %", "robust %", "95 %", "gap to AT", "95 %", "passes", "s", "asks"],
         [
             [
                 row.title,
@@ -107,6 +109,9 @@ def _question(scale: Scale, results: Results, pictures: dict[str, str]) -> Itera
                 "[{:.1f}, {:.1f}]".format(*(100 * each for each in row.robust_interval)),
                 "–" if row.gap is None else f"{100 * row.gap:+.1f}" + (" (beyond AT)" if row.beyond else ""),
                 "–" if row.gap_interval is None else "[{:+.1f}, {:+.1f}]".format(*(100 * e for e in row.gap_interval)),
+                f"{row.passes:.0f}",
+                f"{row.seconds:.0f}",
+                str(row.inference),
             ]
             for row in [*line, *held]
         ],

@@ -23,6 +23,9 @@ class Data:
     """Training images that nobody trains on: settings are chosen, and overfitting is watched, on these."""
     train_images: int | None = None
     test_images: int | None = None
+    mean: tuple[float, ...] = ()
+    """By channel, what the network takes off its images; of the training images unless given."""
+    std: tuple[float, ...] = ()
     augment: bool = True
     """Random crops and flips."""
     flip: bool = True
@@ -90,6 +93,14 @@ class Studies:
     """Other γ_max of students held against that front."""
     student_eps: tuple[float, ...] = ()
     """Other ε of the tables' student, held against it too."""
+    means: tuple[str, ...] = ()
+    """What AT and the tables' student are given beside the noise, at equal cost: see `recipes.MEANS`."""
+    mixtures: bool = False
+    """AT and the tables' student, each mixed with its teacher."""
+    awp: float = 0.005
+    """γ of adversarial weight perturbation."""
+    guide: float = 1.0
+    """Weight of the teacher's logits in the loss."""
     from_scratch: bool = False
     """AT, as another point of its front, and the tables' student without the teacher's weights."""
     gammas: tuple[float, ...] = ()

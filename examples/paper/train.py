@@ -14,8 +14,9 @@ from torch import nn
 import stocnoise
 from examples.paper import plane
 from examples.paper.images import Split, batches
-from examples.paper.networks import network
+from examples.paper.networks import network, renamed
 from examples.paper.recipes import Recipe
+from examples.paper.recipes import teacher as teachers
 from examples.paper.scale import Scale
 from stocnoise.storage import replacing
 from stocnoise.training import Epoch
@@ -45,13 +46,16 @@ def trained(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -
 def take(weights: Path, scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> None:
     """Leave what `train` would, with weights from a safetensors file: a network's own, or what `train` has written.
 
+    Names as public CIFAR ResNets have them are understood, and BatchNorm's counters may be missing.
+
     Raises:
         ValueError: they are not those of this scale's network.
     """
     model = untrained(scale, split, recipe, seed)
-    given = load_file(weights)
+    given = renamed({name.removeprefix("model."): value for name, value in load_file(weights).items()})
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
     try:
-        model.load_state_dict({f"model.{name.removeprefix('model.')}": value for name, value in given.items()})
+        model.load_state_dict(counters | {f"model.{name}": value for name, value in given.items()})
     except RuntimeError as error:
         raise ValueError(f"{weights} does not fit {scale.network} of width {scale.width}: {error}") from error
     _write(folder(work, scale, seed, recipe.name), model, {"given": {"weights": weights.name}, "history": []})
@@ -65,28 +69,27 @@ def train(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> 
         weights = load_file(folder(work, scale, seed, "teacher") / "model.safetensors")
         model.load_state_dict(weights, strict=recipe.layer is None)
     settings = scale.training
-    callbacks = []
+    planes = []
     if recipe.plane:
         images, labels = split.test.everything()
-        callbacks.append(plane.Plane(*plane.corners(images, labels), scale.studies.plane_epochs))
+        planes = [plane.Plane(*plane.corners(images, labels), scale.studies.plane_epochs)]
     loader = split.loader(settings.batch_size, scale.data.workers)
     if recipe.layer is not None and recipe.from_teacher:
         stocnoise.calibrate(model, loader)
-    attack = stocnoise.PGD(
-        eps=recipe.eps, steps=settings.steps, step_size=settings.step_size * recipe.eps / settings.eps
-    )
+    attack = _attack(scale, recipe)
     history = stocnoise.finetune(
         model,
         loader,
         epochs=recipe.epochs,
-        objective=_objective(scale, recipe),
+        objective=_objective(scale, split, recipe, seed, work),
         attack=attack,
         gamma=None if recipe.gamma is None else stocnoise.GammaSchedule(init=min(0.01, recipe.gamma), max=recipe.gamma),
         attack_target="prediction" if recipe.objective == "l2p" else "label",
         lr=recipe.lr,
         val_loader=batches(split.holdout, None, 500) if recipe.watched else None,
         val_attack=stocnoise.PGD(eps=settings.eps, steps=10, eot=4 if recipe.layer else 1),
-        callbacks=callbacks,
+        awp=stocnoise.AWP(gamma=scale.studies.awp) if recipe.means == "awp" else None,
+        callbacks=planes,
         seed=seed,
         precision=settings.precision,
         channels_last=settings.channels_last,
@@ -100,7 +103,7 @@ def train(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> 
         "given": recipe.to_dict(),
         "attack": str(attack),
         "history": [{"epoch": e.epoch, **_figures(e)} for e in history],
-        **({"plane": callbacks[0].to_dict()} if callbacks else {}),
+        **({"plane": planes[0].to_dict()} if planes else {}),
     }
     _write(home, model, record)
     shutil.rmtree(home / "checkpoints")
@@ -115,8 +118,23 @@ def _write(home: Path, model: nn.Module, record: dict[str, Any]) -> None:
         save_file({name: value.contiguous() for name, value in model.cpu().state_dict().items()}, temporary)
 
 
-def _objective(scale: Scale, recipe: Recipe) -> Any:
+def _attack(scale: Scale, recipe: Recipe) -> stocnoise.PGD:
+    if recipe.means == "one-step":
+        return stocnoise.PGD.single_step(eps=recipe.eps)
     settings = scale.training
+    # An average is of two draws a step.
+    steps = settings.steps // 2 if recipe.means == "averaged" else settings.steps
+    whole = settings.step_size * recipe.eps / settings.eps
+    return stocnoise.PGD(eps=recipe.eps, steps=steps, step_size=whole * settings.steps / steps)
+
+
+def _objective(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> Any:
+    settings, studies = scale.training, scale.studies
+    if recipe.means == "guided":
+        teacher = trained(scale, split, teachers(scale), seed, work)
+        return stocnoise.Guided(teacher, weight=studies.guide, on="logits", objective=recipe.objective)
+    if recipe.means == "averaged":
+        return stocnoise.Averaged(samples=2)
     if recipe.objective == "trades":
         return stocnoise.Trades(beta=settings.beta)
     if recipe.objective == "l2p":

@@ -43,24 +43,29 @@ class Unit:
 def stages(scale: Scale) -> list[list[Unit]]:
     """The teachers, then every other training, then every measurement; within a stage the order does not matter."""
     table = recipes.defences(scale)
-    line, students = recipes.at_line(scale), recipes.students(scale)
+    line, students, helped = recipes.at_line(scale), recipes.students(scale), recipes.helped(scale)
     ablations = {recipe.name: recipe for recipe in recipes.ablations(scale).values()}
     rates = recipes.learning_rates(scale)
     training, measuring = [], []
     for seed in scale.seeds:
         first = seed == scale.seeds[0]
-        chosen = {**table, **line, **students}
+        chosen = {**table, **line, **students, **helped}
         wanted = [(recipe, kind) for recipe in table.values() for kind in ("plain", "expectation", "boundary")]
         if first and scale.attacks.autoattack_images:
             wanted += [(recipe, "autoattack") for recipe in table.values()]
-        wanted += [(recipe, "strongest") for recipe in chosen.values() if recipe.name != "none"]
+        attacked = [recipes.teacher(scale), *(recipe for recipe in chosen.values() if recipe.name != "none")]
+        wanted += [(recipe, "strongest") for recipe in attacked]
         wanted += [(r, kind) for r in (table["anis"], *students.values()) for kind in ("averaged", "noise-off")]
+        stochastic = [recipe for recipe in helped.values() if recipe.layer is not None]
+        wanted += [(recipe, "averaged") for recipe in stochastic]
+        if scale.studies.mixtures:
+            wanted += [(table[name], "mixed") for name in ("at", "anis")]
         if seed in scale.studies.gamma_seeds:
             chosen |= ablations
             wanted += [(recipe, "ablation") for recipe in ablations.values()]
         if first:
             chosen |= rates | recipes.long_runs(scale)
-        wanted += [(r, "held-out") for r in chosen.values() if r.name in {"at", "anis", *students, *rates}]
+        wanted += [(r, "held-out") for r in chosen.values() if r.name in {"at", "anis", *students, *rates, *helped}]
         training += [Unit(seed, recipe) for recipe in chosen.values()]
         measuring += [Unit(seed, recipe, kind) for recipe, kind in wanted]
     return [[Unit(seed, recipes.teacher(scale)) for seed in scale.seeds], training, measuring]
@@ -85,6 +90,7 @@ def keep_apart(scale: Scale, work: Path) -> None:
     given = json.loads(json.dumps({key: dataclasses.asdict(scale)[key] for key in ("data", "training", "attacks")}))
     del given["data"]["workers"]
     given["model"] = {"network": scale.network, "width": scale.width}
+    given["means"] = {"awp": scale.studies.awp, "guide": scale.studies.guide}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -92,7 +98,10 @@ def keep_apart(scale: Scale, work: Path) -> None:
         return
     before = json.loads(path.read_text())
     if changed := [
-        f"{part}.{key}" for part in given for key, value in given[part].items() if before[part].get(key) != value
+        f"{part}.{key}"
+        for part in given.keys() & before.keys()  # earlier versions wrote fewer
+        for key, value in given[part].items()
+        if before[part].get(key) != value
     ]:
         raise ValueError(
             f"{path.parent} was begun with other {', '.join(changed)}: give another --work, or delete what depends on "

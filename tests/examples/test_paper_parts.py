@@ -42,6 +42,19 @@ def test_the_defences_start_and_train_alike():
     assert len({(recipe.epochs, recipe.lr, recipe.eps, recipe.from_teacher) for recipe in table.values()}) == 1
 
 
+@pytest.mark.parametrize("name", SCALES)
+def test_what_helps_costs_no_more_than_what_it_is_compared_with(name):
+    chosen = scale.load(name)
+    table, helped = recipes.defences(chosen), recipes.helped(chosen)
+    for recipe in helped.values():
+        plain = table["at" if recipe.layer is None else "anis"]
+        # Whole epochs: half of one more or less.
+        one = recipes.passes(chosen, recipe) / recipe.epochs
+        assert abs(recipes.passes(chosen, recipe) - recipes.passes(chosen, plain)) <= one / 2 + 1e-9
+    noisy = {recipe.means for recipe in helped.values() if recipe.layer is not None}
+    assert noisy - {recipe.means for recipe in helped.values() if recipe.layer is None} <= {"averaged"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -74,6 +87,25 @@ def test_networks_have_the_shapes_of_their_papers():
     assert len(list(stocnoise.stochastic_layers(student))) == 7
     with pytest.raises(ValueError, match="unknown network 'vgg'"):
         networks.network("vgg", 16, 1, 10)
+
+
+def test_shortcuts_without_weights_are_he_and_others_option_a():
+    x = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
+    y = networks.Padded(16, 32, 2)(x)
+    assert y.shape == (2, 32, 3, 3)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2]) and not y[:, :8].any() and not y[:, 24:].any()
+    assert sum(p.numel() for p in networks.network("resnet20-a", 16, 3, 10).parameters()) == 269_722
+
+
+def test_public_names_of_weights_are_understood():
+    ours = networks.network("resnet20-a", 16, 3, 10).state_dict()
+    theirs = {"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "layer3.2.bn2.bias", "linear.bias"}
+    found = networks.renamed(dict.fromkeys(theirs, torch.zeros(1)))
+    assert found.keys() == {
+        "conv.weight", "bn.running_var", "stages.0.0.conv1.weight", "stages.2.2.bn2.bias", "head.bias",
+    }  # fmt: skip
+    assert found.keys() <= ours.keys()
+    assert networks.renamed(ours).keys() == ours.keys()
 
 
 @pytest.mark.parametrize(("name", "classes"), [("CIFAR10", 10), ("CIFAR100", 100)])
