@@ -27,7 +27,7 @@ LAYERS = [
     {"aten"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
     {"input_noise", "threads", "architectures", "markup"},
-    {"errors"},
+    {"errors", "undo"},
 ]
 
 

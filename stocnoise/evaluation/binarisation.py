@@ -13,6 +13,7 @@ from stocnoise.attacks.modes import inner
 from stocnoise.batches import Batch
 from stocnoise.evaluation.subject import Subject
 from stocnoise.tasks import as_task
+from stocnoise.undo import handles
 
 _INNER, _RANDOM, _RIDGE = 100, 100, 0.1
 _CLOSENESS = 0.7
@@ -83,11 +84,9 @@ class _Features(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         seen: list[Tensor] = []
-        handle = self.classifier[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-        try:
+        with handles() as held:
+            held.append(self.classifier[0].register_forward_pre_hook(lambda module, given: seen.append(given[0])))
             self.model(*args, **kwargs)
-        finally:
-            handle.remove()
         rows = len(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
         if len(seen) != 1 or seen[0].dim() != 2 or len(seen[0]) != rows:
             raise NoClassifierError("what its last layer is given is not one vector for each input")

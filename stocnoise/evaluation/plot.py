@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stocnoise.evaluation.measured import WORST, Measured
 from stocnoise.evaluation.rates import Rate
+from stocnoise.storage import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def draw(
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     return figure
 
 

@@ -19,6 +19,7 @@ from stocnoise.tasks import Task
 from stocnoise.training.learn2perturb import Learn2Perturb
 from stocnoise.training.objectives import Objective, at, clean
 from stocnoise.training.randomness import random_state, set_random_state
+from stocnoise.undo import attributes_kept, handles, undone
 
 
 class Trial:
@@ -62,11 +63,13 @@ class Trial:
         """What `single` says, of this batch; ValueError if the model does not take it, or the task what comes of it."""
         student, single = _bare(model), list[str]()
         outside = random_state(batch.x.device)
-        try:
-            with _watched(student, len(batch.x), single), attack_mode(student), torch.no_grad():
-                output = ask(student, batch.x, self.task, batch.others)
-        finally:
-            set_random_state(outside, batch.x.device)
+        with (
+            undone(lambda: set_random_state(outside, batch.x.device)),
+            _watched(student, len(batch.x), single),
+            attack_mode(student),
+            torch.no_grad(),
+        ):
+            output = ask(student, batch.x, self.task, batch.others)
         self.task.check(output, batch.y)
         return single
 
@@ -86,15 +89,10 @@ def _watched(model: nn.Module, rows: int, single: list[str]) -> Iterator[None]:
 
         return look
 
-    hooks = [
-        module.register_forward_pre_hook(watch(name))
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.training
-    ]
-    compiled, model._compiled_call_impl = model._compiled_call_impl, None
-    try:
+    compiled = [(model, model._compiled_call_impl)]
+    with handles() as held, attributes_kept("_compiled_call_impl", compiled):
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm) and module.training:
+                held.append(module.register_forward_pre_hook(watch(name)))
+        model._compiled_call_impl = None
         yield
-    finally:
-        model._compiled_call_impl = compiled
-        for hook in hooks:
-            hook.remove()
