@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from stocnoise.checks import check_number, check_whole
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized, warn_if_bare
+from stocnoise.undo import attributes_kept, same_modes
 
 
 def stochastic_layers(model: nn.Module) -> Iterator[tuple[str, StochasticActivation]]:
@@ -50,21 +50,14 @@ def set_gamma(model: nn.Module, gamma: float) -> None:
         layer.gamma.fill_(gamma)
 
 
-class _Setting(AbstractContextManager["_Setting"]):
-    """An attribute set on every layer at once, and set back on leaving a `with` block."""
-
-    def __init__(self, layers: Iterable[nn.Module], name: str, values: Iterable[Any]) -> None:
-        self._name = name
-        self._before = []
-        for layer, value in zip(layers, values, strict=False):
-            self._before.append((layer, getattr(layer, name)))
+@contextmanager
+def _set(layers: Iterable[nn.Module], name: str, values: Iterable[Any]) -> Iterator[None]:
+    """Within the block an attribute of each layer is the value that belongs to it."""
+    layers = list(layers)
+    with attributes_kept(name, [(layer, getattr(layer, name)) for layer in layers]):
+        for layer, value in zip(layers, values, strict=True):
             setattr(layer, name, value)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for layer, value in self._before:
-            setattr(layer, self._name, value)
+        yield
 
 
 @contextmanager
@@ -74,7 +67,7 @@ def deterministic(model: nn.Module) -> Iterator[None]:
     Noise on the input is off too, and σ stands still. This is a switch of its own, independent of train and eval mode.
     """
     layers = _require_noise(model)
-    with _Setting(layers, "noise", [False] * len(layers)):
+    with _set(layers, "noise", [False] * len(layers)):
         yield
 
 
@@ -84,7 +77,10 @@ def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManage
     Takes effect at once and lasts; as a context manager, `with freeze_sigma(model):`, it lasts for the block.
     """
     layers = require_layers(model)
-    return _Setting(layers, "sigma_frozen", [frozen] * len(layers))
+    before = [(layer, layer.sigma_frozen) for layer in layers]
+    for layer in layers:
+        layer.sigma_frozen = frozen
+    return attributes_kept("sigma_frozen", before)
 
 
 @contextmanager
@@ -103,7 +99,7 @@ def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
         int(own) if isinstance(layer, InputNoise) else own.to(layer.sigma.device)
         for layer, own in zip(layers, drawn, strict=True)
     ]
-    with _Setting(layers, "fixed_seed", seeds):
+    with _set(layers, "fixed_seed", seeds):
         yield
 
 
@@ -129,12 +125,11 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
     check_whole("batches", batches)
     check_reader(batch)
     device = layers[0].sigma.device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for layer in layers:
-        layer.train()
     seen = 0
-    try:
+    with same_modes(model):
+        model.eval()
+        for layer in layers:
+            layer.train()
         for seen, given in enumerate(loader, start=1):
             args, kwargs = _arguments(model, given) if batch is None else read_batch(given, batch).arguments()
             args, kwargs = tree_map(lambda v: v.to(device) if hasattr(v, "to") else v, (args, kwargs))
@@ -143,9 +138,6 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
             model(*args, **kwargs)
             if seen == batches:
                 break
-    finally:
-        for module, training in modes:
-            module.training = training
     if seen == 0:
         raise ValueError("the loader gave no batch, so sigma could not be filled")
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from stocnoise.errors import FileFormatError
+from stocnoise.undo import undone
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Kind = Literal["student", "checkpoint", "evaluation"]
 
@@ -32,15 +38,30 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It is a file beside `path`, and goes to the disk itself (fsync) before it takes the name, so that at any instant
     `path` is the old file or the new one.
+
+    Raises:
+        OSError: the file system refused (full, read-only); what stood under `path` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with undone(functools.partial(temporary.unlink, missing_ok=True)):
+        try:
+            yield temporary
+            _to_disk(temporary)
+            temporary.replace(path)
+            _to_disk(path.parent)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"{path} could not be written, and is as it was: {reason}") from error
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """A picture in the format of the name's ending, by default Matplotlib's own; whole, or not at all."""
+    place = Path(path)
+    form = place.suffix[1:] or figure.canvas.get_default_filetype()
+    drawn = io.BytesIO()  # where no disk is full: some of Matplotlib's formats cannot be left half-way
+    figure.savefig(drawn, dpi=150, format=form)
+    with replacing(place if place.suffix else place.with_suffix(f".{form}")) as temporary:
+        temporary.write_bytes(drawn.getvalue())
 
 
 def write(path: Path, kind: Kind, about: Any, tensors: Mapping[str, Tensor], version: int = 1) -> None:

@@ -30,7 +30,7 @@ LAYERS = [
     {"predictors"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks", "state_dicts"},
     {"input_noise", "threads", "architectures", "markup"},
-    {"errors"},
+    {"errors", "undo"},
 ]
 
 

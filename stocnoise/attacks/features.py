@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stocnoise.attacks.modes import inner
+from stocnoise.undo import handles
 
 
 class NoClassifierError(ValueError):
@@ -36,11 +37,9 @@ def classifier(model: nn.Module) -> nn.Module:
 def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
     """Within the block, what `layer` is given in each of its calls, its first input."""
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    try:
+    with handles() as held:
+        held.append(layer.register_forward_pre_hook(lambda module, given: seen.append(given[0])))
         yield seen
-    finally:
-        handle.remove()
 
 
 def the_one(seen: list[Tensor], rows: int) -> Tensor:

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized
+from stocnoise.undo import attributes_kept, same_modes, undone
 
 BatchNormMode = Literal["eval", "train"]
 
@@ -48,10 +49,14 @@ def attack_mode(model: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
     Modules that a user left in training inside a model in eval mode stay there (dropout as noise at test time).
     Afterwards every module has its own mode again and BatchNorm's buffers are untouched, also after an exception.
     """
-    modes = [(module, module.training) for module in model.modules()]
     kept = set(left_in_training(model))
-    buffers = []
-    try:
+    buffers: list[tuple[nn.Module, str, Tensor]] = []
+
+    def put_back() -> None:
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+
+    with same_modes(model) as modes, undone(put_back):
         for module, _ in modes:
             module.training = module in kept
             if batch_norm == "train" and isinstance(module, _BatchNorm):
@@ -62,11 +67,6 @@ def attack_mode(model: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterato
                         buffers.append((module, name, buffer))
                         module._buffers[name] = buffer.clone()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
 
 
 @contextlib.contextmanager
@@ -78,10 +78,7 @@ def no_weight_gradients(model: nn.Module) -> Iterator[None]:
     """
     compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
     frozen = [p for p in model.parameters() if compiled and type(p) is nn.Parameter and p.requires_grad]
-    try:
+    with attributes_kept("requires_grad", [(parameter, True) for parameter in frozen]):
         for parameter in frozen:
             parameter.requires_grad_(False)
         yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stocnoise.batches import read_batch
+from stocnoise.undo import attributes_kept, same_modes
 
 
 @torch.no_grad()
@@ -39,18 +40,11 @@ def adapt_batch_norm(model: nn.Module, loader: Iterable[Any], batches: int = 16)
     if not few:
         raise ValueError("the loader gave no batch, so there is nothing to adapt to")
     device = next(norm.running_mean.device for norm in norms if norm.running_mean is not None)
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [(norm, norm.momentum) for norm in norms]
-    model.eval()
-    try:
+    with same_modes(model), attributes_kept("momentum", [(norm, norm.momentum) for norm in norms]):
+        model.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
         for x in few:
             model(x.to(device))
-    finally:
-        for module, training in modes:
-            module.training = training
-        for norm, momentum in momenta:
-            norm.momentum = momentum

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from stocnoise.evaluation.plot import blank
+from stocnoise.storage import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,5 +45,5 @@ def plot_certificates(
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     return figure

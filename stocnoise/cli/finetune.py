@@ -23,6 +23,7 @@ from stocnoise.cli.settings import setting
 from stocnoise.conversion import convert
 from stocnoise.conversion.summary import summary
 from stocnoise.evaluation import evaluate
+from stocnoise.storage import replacing
 from stocnoise.training import EpsSchedule, GammaSchedule, finetune
 from stocnoise.training.objectives import NAMES
 
@@ -141,7 +142,8 @@ def run(asked: Settings) -> int:
         history.plot(str(out / "history.png"))
         report.plot(path=out / "asr.png")
         report.to_html(out / "report.html")
-        (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        with replacing(out / "classes.txt") as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         hub.save(  # last, and of it the report last: where that stands, the run is complete
             student,
             out,

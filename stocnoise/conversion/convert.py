@@ -13,8 +13,8 @@ from stocnoise.controls import stochastic_layers
 from stocnoise.conversion.changing.disguise import disguise
 from stocnoise.conversion.changing.layers import make_layers, put_in_place
 from stocnoise.conversion.changing.plan import make_plan
-from stocnoise.conversion.changing.revert import revert
 from stocnoise.conversion.changing.sites import Conversion, Plan, Site
+from stocnoise.conversion.changing.structure import all_or_nothing
 from stocnoise.conversion.changing.subclass import subclasses
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.filters import FilterLike, make_filter
@@ -95,16 +95,13 @@ def convert(
     chosen = settings(model, plan.placements, rules, {"layer": layer, "alpha": alpha, "gamma": gamma})
     layers = make_layers(model, plan, chosen)
     classes = subclasses(model, plan)
-    student = put_in_place(model if inplace else _copy(model), plan.views, layers, classes)
-    student._stocnoise_conversion = Conversion.of(plan, layer, examples)  # type: ignore[assignment]
-    try:
+    student = model if inplace else _copy(model)
+    with all_or_nothing(student):
+        student = put_in_place(student, plan.views, layers, classes)
+        student._stocnoise_conversion = Conversion.of(plan, layer, examples)  # type: ignore[assignment]
         _prove(student, examples, plan, found)
         for example in examples if check else ():
             compare(student, example)
-    except BaseException:
-        if inplace:
-            revert(student, inplace=True)
-        raise
     return student if input_noise is None else with_input_noise(student, input_noise)
 
 

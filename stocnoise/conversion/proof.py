@@ -22,6 +22,7 @@ from stocnoise.conversion.finding.places import paths_of
 from stocnoise.conversion.finding.skeleton import skeleton
 from stocnoise.conversion.finding.survey import Survey, survey
 from stocnoise.errors import ConversionError, ExampleInputError, UnsupportedActivationError
+from stocnoise.undo import same_modes
 
 
 def audit(student: nn.Module, examples: Sequence[Example], plan: Plan, found: Survey) -> None:
@@ -113,17 +114,13 @@ def compare(student: nn.Module, example: Example) -> None:
         ConversionError: they do not.
     """
     teacher = revert(student).eval()
-    modes = [(module, module.training) for module in student.modules()]
     with random_state_kept(student):
         given = example.map(lambda t: torch.randn_like(t) if t.is_floating_point() else t)
-    try:
+    with same_modes(student):
         try:
             outputs = _outputs(teacher, student.eval(), given)
         except Exception:  # numbers that mean something, such as indices in a table
             outputs = _outputs(teacher, student.eval(), (example.args, example.kwargs))
-    finally:
-        for module, training in modes:
-            module.training = training
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*outputs, strict=True)):
         raise ConversionError("without noise the student does not compute what the model computes; report this")
 

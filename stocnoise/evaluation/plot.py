@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stocnoise.evaluation.measured import WORST, Measured
 from stocnoise.evaluation.rates import Rate
+from stocnoise.storage import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def draw(
     figure, axes = blank()
     _lines(axes, curves, f"ε ({'L∞' if norm == 'inf' else 'L2'})", title)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     return figure
 
 
@@ -51,7 +52,7 @@ def draw_queries(
     axes.set_xticks(budgets, [f"{queries:g}" for queries in budgets])
     axes.set_xticks([], minor=True)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     return figure
 
 

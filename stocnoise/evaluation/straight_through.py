@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stocnoise.batches import Batch
 from stocnoise.evaluation.subject import Subject
+from stocnoise.undo import handles
 
 _POINTS = 32
 _UNEXPLAINED = 0.05
@@ -36,12 +37,10 @@ def straight_through(modules: list[nn.Module]) -> Iterator[None]:
     def passed(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return args[0] + (output - args[0]).detach()
 
-    handles = [module.register_forward_hook(passed) for module in modules]
-    try:
+    with handles() as held:
+        for module in modules:
+            held.append(module.register_forward_hook(passed))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
@@ -63,13 +62,11 @@ def _calls(subject: Subject, batch: Batch) -> dict[str, tuple[nn.Module, Tensor]
 
         return hook
 
-    named = [(name, module) for name, module in subject.model.named_modules() if name]
-    handles = [module.register_forward_hook(noted(name)) for name, module in named]
-    try:
+    with handles() as held:
+        for name, module in subject.model.named_modules():
+            if name:
+                held.append(module.register_forward_hook(noted(name)))
         subject.output(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 

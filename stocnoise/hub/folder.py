@@ -55,6 +55,7 @@ def save(
         ValueError: `student` cannot be saved (see `stocnoise.save`), nobody knows `teacher`, or `training` holds what
             JSON cannot.
         ImportError: huggingface_hub is not installed.
+        OSError: the file system refused (full, read-only); the files of the folder are as they were.
     """
     _library()
     conversion_of(student)  # refuses what is none before a folder is made
@@ -67,15 +68,30 @@ def save(
     described = card(student, config, figures, dataset, license)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    files.save(student, path / STUDENT)
-    config.write(path)
-    with replacing(path / "README.md") as temporary:
-        temporary.write_text(str(described), encoding="utf-8")
-    (path / "report.json").unlink(missing_ok=True)
-    if figures is not None:
-        with replacing(path / "report.json") as temporary:
-            temporary.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    report_text = None if figures is None else json.dumps(figures, indent=1, allow_nan=False) + "\n"
+    try:
+        _write(path, student, config, str(described), report_text)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{path} could not be written, and is as it was: {reason}") from error
     return path
+
+
+def _write(path: Path, student: nn.Module, config: Config, card: str, report: str | None) -> None:
+    """All of the folder's files: the first takes its name when the last has been written, as far as the disk goes."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=path) as name:
+        new = Path(name)
+        files.save(student, new / STUDENT)
+        config.write(new)
+        for file, text in (("README.md", card), ("report.json", report)):
+            if text is not None:
+                with replacing(new / file) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+        for file in _FILES:
+            if (new / file).exists():
+                (new / file).replace(path / file)
+            else:
+                (path / file).unlink(missing_ok=True)
 
 
 def push(

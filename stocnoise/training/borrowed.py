@@ -11,6 +11,7 @@ from torch import nn
 
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.layers import StochasticActivation
+from stocnoise.undo import same_modes, undone
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,29 +34,30 @@ def accelerator_for(
     fresh = not AcceleratorState._shared_state
     # Told nothing, Accelerate sees a single process under torchrun on a machine without a GPU.
     cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=cpu, **tracked)
-    try:
-        yield accelerator
-    finally:
-        accelerator.free_memory()
+
+    def give_back() -> None:
         if fresh:
             AcceleratorState._reset_state()
+
+    with undone(give_back):
+        accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=cpu, **tracked)
+        with undone(accelerator.free_memory):
+            yield accelerator
 
 
 @contextmanager
 def modes_kept(student: nn.Module) -> Iterator[None]:
     """Put back every module's mode, and the forward that Accelerate wraps for mixed precision."""
-    modes = [(module, module.training) for module in student.modules()]
     forward = student.__dict__.get("forward")
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+
+    def put_back() -> None:
         student.__dict__.pop("_original_forward", None)
         student.__dict__.pop("forward", None)
         if forward is not None:
             student.__dict__["forward"] = forward
+
+    with same_modes(student), undone(put_back):
+        yield
 
 
 @contextmanager
@@ -65,15 +67,16 @@ def statistics_kept(student: nn.Module) -> Iterator[None]:
     named = [(module, name) for module in student.modules() for name in module._buffers]
     before = [(module, name, module._buffers[name]) for module, name in named]
     values = [None if buffer is None else buffer.clone() for _, _, buffer in before]
-    try:
-        with still:
-            yield
-    finally:
+
+    def put_back() -> None:
         with torch.no_grad():
             for (module, name, buffer), value in zip(before, values, strict=True):
                 module._buffers[name] = buffer  # a forward may have put another there
                 if buffer is not None and value is not None:
                     buffer.copy_(value)
+
+    with undone(put_back), still:
+        yield
 
 
 def kept_in_eval(student: nn.Module) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stocnoise.batches import Others
 from stocnoise.training.borrowed import statistics_kept
+from stocnoise.undo import attributes_kept, handles
 
 
 def non_finite_origin(model: nn.Module, images: tuple[Tensor, ...], others: Others | None = None) -> str:
@@ -58,13 +59,10 @@ def _non_finite(value: Any) -> bool:
 
 @contextmanager
 def _observed(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
-    hooks = [module.register_forward_pre_hook(before) for module in model.modules()]
-    hooks += [module.register_forward_hook(after) for module in model.modules()]
-    compiled = model._compiled_call_impl
-    model._compiled_call_impl = None
-    try:
+    compiled = [(model, model._compiled_call_impl)]
+    with handles() as held, attributes_kept("_compiled_call_impl", compiled):
+        for module in model.modules():
+            held.append(module.register_forward_pre_hook(before))
+            held.append(module.register_forward_hook(after))
+        model._compiled_call_impl = None
         yield
-    finally:
-        model._compiled_call_impl = compiled
-        for hook in hooks:
-            hook.remove()

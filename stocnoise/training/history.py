@@ -9,6 +9,7 @@ from typing import Any, overload
 from torch import nn
 
 from stocnoise.markup import html_table
+from stocnoise.storage import save_figure
 from stocnoise.training.best import Best, Kept
 
 
@@ -159,7 +160,7 @@ class History(Sequence[Epoch]):
         for axes in figure.axes:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, path)
         return figure
 
 

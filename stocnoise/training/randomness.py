@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from stocnoise.undo import undone
+
 
 def seed_all(seed: int, epoch: int, stream: str) -> None:
     """Seed PyTorch's, Python's and NumPy's generators for one stream of one epoch."""
@@ -37,15 +39,15 @@ class Batches(Iterator[Any]):
     def __init__(self, loader: Iterable[Any], seed: int, epoch: int, rank: int, device: torch.device) -> None:
         self._device = device
         outside = random_state(device)
-        seed_all(seed, epoch, f"data {rank}")
-        for part in _parts(loader):
-            if isinstance(generator := getattr(part, "generator", None), torch.Generator):
-                generator.manual_seed(_mix(seed, epoch, "order"))
-            if callable(set_epoch := getattr(part, "set_epoch", None)):
-                set_epoch(epoch)
-        self._batches = iter(loader)
-        self._state = random_state(device)
-        set_random_state(outside, device)
+        with undone(lambda: set_random_state(outside, device)):
+            seed_all(seed, epoch, f"data {rank}")
+            for part in _parts(loader):
+                if isinstance(generator := getattr(part, "generator", None), torch.Generator):
+                    generator.manual_seed(_mix(seed, epoch, "order"))
+                if callable(set_epoch := getattr(part, "set_epoch", None)):
+                    set_epoch(epoch)
+            self._batches = iter(loader)
+            self._state = random_state(device)
 
     def __next__(self) -> Any:
         outside = random_state(self._device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,14 +96,14 @@ class Trainer:
             set_random_state(self.resumed_random, device)
             self.resumed_random = None
         hidden = not (self.settings.reporting.progress and self.accelerator.is_local_main_process)
-        bar = ProgressBar(f"epoch {run.epoch + 1}/{run.epochs}", data.train_loader, self.state.batch, hidden)
-        for batch in batches:
-            if self.state.batch == data.batches:
-                self._warn_of_length("more")
-                break
-            self._micro_batch(batch)
-            bar.batch_done(self._so_far)
-        bar.close()
+        name = f"epoch {run.epoch + 1}/{run.epochs}"
+        with closing(ProgressBar(name, data.train_loader, self.state.batch, hidden)) as bar:
+            for batch in batches:
+                if self.state.batch == data.batches:
+                    self._warn_of_length("more")
+                    break
+                self._micro_batch(batch)
+                bar.batch_done(self._so_far)
         if self.state.batch < data.batches:
             self._warn_of_length(str(self.state.batch))
         self._finish_epoch(time.perf_counter() - started)

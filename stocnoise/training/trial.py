@@ -20,6 +20,7 @@ from stocnoise.training.learn2perturb import Learn2Perturb
 from stocnoise.training.objectives import at, clean
 from stocnoise.training.randomness import random_state, set_random_state
 from stocnoise.training.step import Objective, bare
+from stocnoise.undo import attributes_kept, handles, undone
 
 
 class Trial:
@@ -64,16 +65,19 @@ class Trial:
         """What `single` says, of this batch; ValueError if the model does not take it, or the task what comes of it."""
         student, single = bare(model), list[str]()
         outside = random_state(batch.x.device)
-        try:
-            with _eager(student), torch.no_grad():
-                with _watched(student, len(batch.x), single), attack_mode(student):
-                    output = ask(student, batch.x, self.task, batch.others)
-                self.task.check(output, batch.y)
-                for part in parts(self.objective):
-                    if isinstance(part, Guided):
-                        part.check(model, batch, self.task)
-        finally:
-            set_random_state(outside, batch.x.device)
+        compiled = [(student, student._compiled_call_impl)]
+        with (
+            undone(lambda: set_random_state(outside, batch.x.device)),
+            attributes_kept("_compiled_call_impl", compiled),
+            torch.no_grad(),
+        ):
+            student._compiled_call_impl = None  # hooks must see the layers
+            with _watched(student, len(batch.x), single), attack_mode(student):
+                output = ask(student, batch.x, self.task, batch.others)
+            self.task.check(output, batch.y)
+            for part in parts(self.objective):
+                if isinstance(part, Guided):
+                    part.check(model, batch, self.task)
         return single
 
 
@@ -88,23 +92,8 @@ def _watched(model: nn.Module, rows: int, single: list[str]) -> Iterator[None]:
 
         return look
 
-    hooks = [
-        module.register_forward_pre_hook(watch(name))
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.training
-    ]
-    try:
+    with handles() as held:
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm) and module.training:
+                held.append(module.register_forward_pre_hook(watch(name)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
-    """Within the block calls are not compiled, since hooks must see the layers."""
-    compiled, model._compiled_call_impl = model._compiled_call_impl, None
-    try:
-        yield
-    finally:
-        model._compiled_call_impl = compiled

@@ -5,6 +5,7 @@ Only for models that do ask: other libraries ask the same question to exchange, 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from stocnoise.layers import StochasticActivation
 
-_disguises: dict[tuple[type, type], type] = {}
+_disguises: weakref.WeakValueDictionary[tuple[type, type], type] = weakref.WeakValueDictionary()
 
 
 def disguise(layers: Iterable[StochasticActivation]) -> bool:
@@ -32,10 +33,11 @@ def disguise(layers: Iterable[StochasticActivation]) -> bool:
 
 
 def _disguised(layer: type, replaced: type) -> type:
-    if (layer, replaced) not in _disguises:
-        same = {name: getattr(layer, name) for name in ("__module__", "__qualname__", "__doc__")}
-        _disguises[layer, replaced] = type(layer)(layer.__name__, (layer, replaced), {**same, "__reduce_ex__": _reduce})
-    return _disguises[layer, replaced]
+    if (known := _disguises.get((layer, replaced))) is not None:
+        return known
+    same = {name: getattr(layer, name) for name in ("__module__", "__qualname__", "__doc__")}
+    made = type(layer)(layer.__name__, (layer, replaced), {**same, "__reduce_ex__": _reduce})
+    return _disguises.setdefault((layer, replaced), made)
 
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:

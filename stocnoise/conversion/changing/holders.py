@@ -64,6 +64,27 @@ class Exchange:
         return method
 
 
+def containers(model: nn.Module) -> Iterator[list[Any] | dict[Any, Any]]:
+    """The lists and dicts in which an exchange may put something else."""
+    seen: set[int] = set()
+
+    def inside(value: Any) -> Iterator[list[Any] | dict[Any, Any]]:
+        if isinstance(value, functools.partial):
+            yield from inside((*value.args, *value.keywords.values()))
+        elif type(value) is tuple:
+            for item in value:
+                yield from inside(item)
+        elif isinstance(value, (list, dict)) and id(value) not in seen:
+            seen.add(id(value))
+            yield value
+            for item in list(value.values() if isinstance(value, dict) else value):
+                yield from inside(item)
+
+    for module in model.modules():
+        for _, value in _attributes(module):
+            yield from inside(value)
+
+
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in list(vars(module).items()):
         ours = name.startswith("_stocnoise") or name == "replaced"

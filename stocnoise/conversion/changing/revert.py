@@ -9,6 +9,7 @@ from torch import nn
 from stocnoise.conversion.changing.fastpath import restore_fast_paths
 from stocnoise.conversion.changing.holders import Exchange
 from stocnoise.conversion.changing.sites import conversion_of, student_in
+from stocnoise.conversion.changing.structure import all_or_nothing
 from stocnoise.conversion.changing.subclass import rewritten_from
 from stocnoise.conversion.changing.views import remove_views
 from stocnoise.conversion.finding.places import slots
@@ -39,6 +40,11 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
                 f"{name or 'the model'} has been made a {type(module).__name__} since its conversion: undo that first, "
                 "for example with torch.nn.utils.parametrize.remove_parametrizations"
             )
+    with all_or_nothing(model):
+        return _without_layers(model)
+
+
+def _without_layers(model: nn.Module) -> nn.Module:
     remove_views(model)
     before: dict[nn.Module, type] = {}
     for module in list(model.modules()):

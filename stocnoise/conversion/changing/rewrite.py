@@ -1,6 +1,7 @@
 """A method with some of its calls going elsewhere.
 
-The rewritten source is kept where tracebacks, `inspect.getsource` and the debugger look for it.
+The rewritten source is kept where tracebacks, `inspect.getsource` and the debugger look for it, as long as a function
+made of it lives.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import __future__
 import ast
 import copy
 import linecache
+import weakref
 import zlib
 from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 from stocnoise.conversion.changing.binding import Replaced, bind_before
 from stocnoise.conversion.changing.edits import Edit, MethodEdit
@@ -126,13 +128,34 @@ def _compile(edit: MethodEdit, original: FunctionType, cls: str, own_self: bool 
     around.body[0].body[0].body = [node]  # type: ignore[attr-defined]
     text = ast.unparse(ast.fix_missing_locations(around))
     file = f"<stocnoise: {edit.method} {zlib.crc32(text.encode()):08x}>"
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     # Annotations of functions inside must not be evaluated where they were not.
     future = original.__code__.co_flags & __future__.annotations.compiler_flag
     compiled = compile(text, file, "exec", flags=future, dont_inherit=True)
     code = next(c for c in nested_codes(compiled) if c.co_name == node.name)
     code = code.replace(co_qualname=original.__code__.co_qualname)
-    return _function(code, original, tuple(cells[name] for name in code.co_freevars))
+    made = _function(code, original, tuple(cells[name] for name in code.co_freevars))
+    made.__dict__["_stocnoise_source"] = _Source.of(file, text)
+    return made
+
+
+class _Source:
+    """Stands in `linecache` under the name of its file; its functions hold it, and with the last of them it goes."""
+
+    _living: ClassVar[weakref.WeakValueDictionary[str, _Source]] = weakref.WeakValueDictionary()
+
+    @classmethod
+    def of(cls, file: str, text: str) -> _Source:
+        """That of this name, which tells the text."""
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        if (source := cls._living.get(file)) is None:
+            source = cls._living[file] = cls()
+            weakref.finalize(source, cls._forget, file).atexit = False
+        return source
+
+    @classmethod
+    def _forget(cls, file: str) -> None:
+        if file not in cls._living:  # as where two threads made the same one
+            linecache.cache.pop(file, None)
 
 
 class _Rewriter(ast.NodeTransformer):

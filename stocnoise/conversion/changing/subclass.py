@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from stocnoise.conversion.changing.sites import Plan
 from stocnoise.conversion.finding.trace import Helper
 from stocnoise.errors import ConversionError
 
-_subclasses: dict[Rewritten, type[nn.Module]] = {}
+_subclasses: weakref.WeakValueDictionary[Rewritten, type[nn.Module]] = weakref.WeakValueDictionary()
+"""Those that students have: a class that nobody uses any more goes, and that of a model with it."""
 
 
 def rewritten_from(module: nn.Module) -> Rewritten | None:
@@ -32,7 +34,7 @@ def subclasses(model: nn.Module, plan: Plan) -> dict[str, type[nn.Module]]:
 
 
 def subclass(wanted: Rewritten) -> type[nn.Module]:
-    """The subclass of `wanted.cls` with its methods rewritten; equal arguments give the same class.
+    """The subclass of `wanted.cls` with its methods rewritten; equal arguments give the same class, while it lives.
 
     A method that the class inherits goes into a class between it and the one that defines it, where `super()` finds it.
     """

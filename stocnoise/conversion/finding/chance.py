@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stocnoise.undo import undone
+
 _REAL = {"rand", "rand_like", "uniform_", "bernoulli", "bernoulli_"}
 _WHOLE = {"randint", "randint_like", "random_"}
 
@@ -65,13 +67,14 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
     state = random.getstate()
     numpy = sys.modules.get("numpy")
     state_of_numpy = numpy.random.get_state() if numpy else None
-    try:
-        with torch.random.fork_rng(devices=_cuda_devices(model)):
-            yield
-    finally:
+
+    def put_back() -> None:
         random.setstate(state)
         if numpy:
             numpy.random.set_state(state_of_numpy)
+
+    with undone(put_back), torch.random.fork_rng(devices=_cuda_devices(model)):
+        yield
 
 
 @contextmanager

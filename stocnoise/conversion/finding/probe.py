@@ -17,6 +17,7 @@ from stocnoise.conversion.finding.chance import Chance, seeded
 from stocnoise.conversion.finding.natures import Natures
 from stocnoise.conversion.finding.recorder import Recorder
 from stocnoise.layers import StochasticActivation
+from stocnoise.undo import handles
 
 
 @dataclass
@@ -41,11 +42,11 @@ class Prober:
         self.model.train(training)
         used: list[bool] = []
         with ExitStack() as stack:
+            held = stack.enter_context(handles())
             for module in set(self.model.modules()):
-                for handle in recorder.hook(module):
-                    stack.callback(handle.remove)
+                held.extend(recorder.hook(module))
             for handle in recorder.hook_others():
-                stack.callback(handle.remove)
+                held.append(handle)
             for context in (_as_written(), seeded(self.model, chance.seed, used), self.fake or nullcontext()):
                 stack.enter_context(context)
             stack.enter_context(recorder.operators())
@@ -63,9 +64,10 @@ class Prober:
         ran: list[nn.Module] = []
         self.model.eval()
         with ExitStack() as stack:
+            held = stack.enter_context(handles())
             for layer in self.model.modules():
                 if isinstance(layer, StochasticActivation):
-                    stack.callback(layer.register_forward_hook(lambda layer, args, output: ran.append(layer)).remove)
+                    held.append(layer.register_forward_hook(lambda layer, args, output: ran.append(layer)))
             for context in (_as_written(), seeded(self.model, 0, []), self.fake or nullcontext()):
                 stack.enter_context(context)
             self.model(*self.args, **self.kwargs)
