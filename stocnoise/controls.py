@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from stocnoise.batches import TARGET_NAMES, BatchReader, check_reader, read_batch
-from stocnoise.checks import check_number, check_whole
+from stocnoise.batches import TARGET_NAMES, BatchReader, check_reader, explained, read_batch
+from stocnoise.checks import check_model, check_number, check_seed, check_several, check_whole
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized, warn_if_bare
@@ -20,9 +20,8 @@ from stocnoise.normalization import Normalized, warn_if_bare
 
 def stochastic_layers(model: nn.Module) -> Iterator[tuple[str, StochasticActivation]]:
     """Each stochastic layer of `model` once, as (name, layer), in the order of `model.named_modules()`."""
-    for name, module in model.named_modules():
-        if isinstance(module, StochasticActivation):
-            yield name, module
+    check_model("model", model)
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, StochasticActivation))
 
 
 def require_layers(model: nn.Module) -> list[StochasticActivation]:
@@ -35,8 +34,8 @@ def require_layers(model: nn.Module) -> list[StochasticActivation]:
 
 def noise_sources(model: nn.Module) -> list[StochasticActivation | InputNoise]:
     """All that `deterministic` and `fixed_noise` switch: stochastic layers, then noise on the input."""
-    on_inputs = [module for module in model.modules() if isinstance(module, InputNoise)]
-    return [*(layer for _, layer in stochastic_layers(model)), *on_inputs]
+    layers = [layer for _, layer in stochastic_layers(model)]
+    return [*layers, *(module for module in model.modules() if isinstance(module, InputNoise))]
 
 
 def _require_noise(model: nn.Module) -> list[StochasticActivation | InputNoise]:
@@ -96,7 +95,7 @@ def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
     an answer depends on the whole batch; attacks that rely on fixed noise check this and refuse.
     """
     layers = _require_noise(model)
-    check_whole("seed", seed, least=-(2**63))
+    check_seed("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(2**63 - 1, (1,), generator=generator) for _ in layers]
     seeds = [
@@ -126,6 +125,7 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
         ValueError: no stochastic layer, an empty loader, a batch without what the model takes, or `batches` below 1.
     """
     layers = require_layers(model)
+    check_several("loader", loader, "batches")
     check_whole("batches", batches)
     check_reader(batch)
     device = layers[0].sigma.device
@@ -140,7 +140,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
             args, kwargs = tree_map(lambda v: v.to(device) if hasattr(v, "to") else v, (args, kwargs))
             if seen == 1 and args and isinstance(args[0], torch.Tensor):
                 warn_if_bare(model, args[0])
-            model(*args, **kwargs)
+            with explained(model, next(iter([*args, *kwargs.values()]))):
+                model(*args, **kwargs)
             if seen == batches:
                 break
     finally:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from stocnoise import description, storage
 from stocnoise import layers as _layers
 from stocnoise import noises as _noises
+from stocnoise.checks import check_model, check_path, check_several, optional
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert, student_in
 from stocnoise.conversion.example import recall
 from stocnoise.conversion.filters import Filter
-from stocnoise.conversion.rules import Rule
+from stocnoise.conversion.rules import Rule, check_layer
 from stocnoise.errors import ConversionError, ExampleInputError, FileFormatError
 from stocnoise.input_noise import with_input_noise
 from stocnoise.layers import StochasticActivation
@@ -34,6 +35,8 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
             is something that `load` refuses.
         OSError: the file system refused.
     """
+    check_model("student", student)
+    check_path("path", path)
     student, input_noise = description.apart(student)
     conversion = conversion_of(student)
     found = student_in(student)
@@ -101,6 +104,10 @@ def load(
             of another model or of one with another mean and std. Nothing has been built then.
         FileNotFoundError: there is no such file.
     """
+    check_path("path", path)
+    check_model("model", model)
+    check_several("more_inputs", more_inputs, "example inputs")
+    optional(check_layer, "layer", layer)
     about, tensors = storage.read(Path(path), "student")
     try:
         description.check(about, tensors)

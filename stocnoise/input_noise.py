@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stocnoise.checks import check_model, check_tensor
+
 
 class InputNoise(nn.Module):
     """f(x + σ·z), z ~ N(0, 1) i.i.d. per element, in train and eval mode alike; see `with_input_noise`.
@@ -23,6 +25,7 @@ class InputNoise(nn.Module):
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
         super().__init__()
+        check_model("model", model)
         self.model = model
         self.sigma = check_input_noise(sigma)
         self.noise = True
@@ -39,6 +42,7 @@ class InputNoise(nn.Module):
 
     def added(self, x: Tensor) -> Tensor:
         """x + σ·z, of x's shape and dtype."""
+        check_tensor("x", x)
         if not x.is_floating_point():
             raise ValueError(f"noise on the input needs floating-point inputs, not {x.dtype}")
         if not self.noise:
@@ -81,6 +85,7 @@ def with_input_noise(model: nn.Module, sigma: float) -> InputNoise:
 
     Source: Lecuyer et al., S&P 2019; Cohen, Rosenfeld & Kolter, ICML 2019.
     """
+    check_model("model", model)
     for module in model.modules():
         if isinstance(module, InputNoise):
             raise ValueError(f"this model has noise on its input already, sigma={module.sigma:g}: give its .model")

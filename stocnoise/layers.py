@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from stocnoise import functional
 from stocnoise.activations import Activation, Operation
+from stocnoise.checks import check_device, check_function, check_number, check_share, check_whole, optional
 from stocnoise.distributed import gather_moments
 from stocnoise.errors import ScriptedModelError, UncalibratedWarning
-from stocnoise.ops import transformed
+from stocnoise.ops import apply_update, transformed
 from stocnoise.recomputation import Passes, recomputing
 
 Function = Activation | Callable[[Tensor], Tensor]
@@ -88,12 +89,12 @@ class StochasticActivation(nn.Module):
         activation = self.default if activation is None else activation
         if activation is None:
             raise TypeError(f"{type(self).__name__} needs an activation, such as torch.nn.ELU()")
-        if num_channels < 1:
-            raise ValueError(f"num_channels must be positive, not {num_channels}")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-        if not 0 <= gamma < float("inf"):
-            raise ValueError(f"gamma must be a finite number of at least 0, not {gamma}")
+        check_function("activation", activation, "a tensor, such as torch.nn.ELU()")
+        check_whole("num_channels", num_channels)
+        check_share("alpha", alpha)
+        check_number("gamma", gamma)
+        check_whole("channel_dim", channel_dim, least=-(2**63))
+        optional(check_device, "device", device)
         self.num_channels = num_channels
         self.activation = activation
         self.alpha = alpha
@@ -143,7 +144,7 @@ class StochasticActivation(nn.Module):
         return y
 
     def _move_sigma(self, moments: Tensor) -> None:
-        functional.update_sigma(self.sigma, self.sigma_before, self.num_batches_tracked, moments, self.alpha)
+        apply_update(self.sigma, self.sigma_before, self.num_batches_tracked, moments, self.alpha)
 
     def _notice_if_uncalibrated(self) -> None:
         # Reading a buffer would synchronise a GPU; this happens until σ is first seen to be filled, and never again.

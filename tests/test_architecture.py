@@ -25,8 +25,9 @@ LAYERS = [
     {"implementation"},
     {"kernels"},
     {"aten"},
-    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks"},
+    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema"},
     {"input_noise", "threads", "architectures", "markup"},
+    {"checks"},
     {"errors"},
 ]
 

@@ -15,7 +15,7 @@ from stocnoise.attacks.base import MinimumNormAttack
 from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.libraries import Classifier, Scale, check_classes, class_labels, contained, refuse, require
 from stocnoise.attacks.target import Target
-from stocnoise.checks import check_whole
+from stocnoise.checks import check_choice, check_whole
 from stocnoise.tasks import Task
 
 Noise = Literal["frozen", "raw"]
@@ -34,8 +34,7 @@ class _Decision(MinimumNormAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("steps", self.steps)
-        if self.noise not in get_args(Noise):
-            raise ValueError(f"noise must be 'frozen' or 'raw', not {self.noise!r}")
+        check_choice("noise", self.noise, get_args(Noise))
 
     @abstractmethod
     def _attack(self, foolbox: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
-from stocnoise.attacks.losses import cross_entropy, loss_for
+from stocnoise.attacks.losses import check_loss, cross_entropy, loss_for
 from stocnoise.attacks.target import Loss, Target
 from stocnoise.checks import check_number, check_whole
 from stocnoise.tasks import Task
@@ -56,6 +56,7 @@ class PGD(BallAttack):
         if self.step_size is not None:
             check_number("step_size", self.step_size, above=0)
         check_number("momentum", self.momentum)
+        check_loss(self.loss)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts need random_start=True: without it every restart is the same")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from stocnoise.certification.curve import plot_certificates
 from stocnoise.certification.page import page
 from stocnoise.certification.record import Record, Row
+from stocnoise.checks import check_number, check_path
 from stocnoise.evaluation.rates import Rate, wilson
 from stocnoise.evaluation.table import percent, table
 from stocnoise.storage import replacing
@@ -81,6 +82,7 @@ class Certificate:
 
     def accuracy(self, r: float = 0.0) -> float:
         """Certified accuracy: the share of inputs with the right class and a radius of at least `r`."""
+        check_number("r", r)
         return (self.right & (self.radii >= r)).double().mean().item()
 
     @property
@@ -111,12 +113,14 @@ class Certificate:
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write one page with the figures and the curve, which needs nothing else."""
+        check_path("path", path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary:
             temporary.write_text(page(self.model, str(self), self.curve()), encoding="utf-8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON; a reader never sees half of it."""
+        check_path("path", path)
         self.record.write(Path(path))
 
     @classmethod
@@ -126,6 +130,7 @@ class Certificate:
         Raises:
             FileFormatError: it is something else.
         """
+        check_path("path", path)
         return cls(Record.read(Path(path)))
 
     def __str__(self) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from stocnoise.checks import check_path, check_several, check_text, optional
 from stocnoise.evaluation.plot import blank
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def plot_certificates(
         path: save the picture there too.
         title: of the picture.
     """
+    check_several("certificates", certificates, "results of certify")
+    if not certificates or not all(hasattr(certificate, "curve") for certificate in certificates):
+        raise ValueError("certificates must be what certify returns, one or more")
+    optional(check_path, "path", path)
+    check_text("title", title)
     figure, axes = blank()
     for certificate in certificates:
         radii, accuracies = zip(*certificate.curve(), strict=True)

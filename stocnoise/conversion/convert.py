@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stocnoise.checks import check_number, check_several, check_share
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion.changing.disguise import disguise
 from stocnoise.conversion.changing.layers import make_layers, put_in_place
@@ -22,7 +23,7 @@ from stocnoise.conversion.finding.skeleton import not_copyable
 from stocnoise.conversion.finding.survey import Survey, survey
 from stocnoise.conversion.proof import audit, compare
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
-from stocnoise.conversion.rules import Rule, settings
+from stocnoise.conversion.rules import Rule, check_layer, settings
 from stocnoise.errors import ConversionError, NothingConvertedError, UnsupportedActivationError
 from stocnoise.input_noise import check_input_noise, with_input_noise
 from stocnoise.layers import StochasticActivation, StocReLUEMA
@@ -87,6 +88,11 @@ def convert(
     """
     if input_noise is not None:
         check_input_noise(input_noise)
+    check_layer("layer", layer)
+    check_share("alpha", alpha)
+    check_number("gamma", gamma)
+    check_several("more_inputs", more_inputs, "example inputs")
+    check_several("rules", rules, "pairs of a filter and a dict of settings")
     model = unwrap_compiled(model)
     examples = _examples(model, (example_input, *more_inputs))
     found, plan = _plan(model, examples, include, exclude)
@@ -117,6 +123,7 @@ def find_sites(
     exclude: FilterLike | None = None,
 ) -> list[Site]:
     """The sites that `convert` with the same arguments would convert, in the order of their first call."""
+    check_several("more_inputs", more_inputs, "example inputs")
     model = unwrap_compiled(model)
     _, plan = _plan(model, _examples(model, (example_input, *more_inputs)), include, exclude)
     return [placement.site for placement in plan.placements]

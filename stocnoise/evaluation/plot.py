@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stocnoise.checks import check_all, check_path, optional
 from stocnoise.evaluation.measured import WORST, Measured
 from stocnoise.evaluation.rates import Rate
 
@@ -63,6 +64,8 @@ def plot_asr(reports: Sequence[Measured], attack: str = WORST, path: str | os.Pa
         attack: a name that every report has.
         path: save the picture there too.
     """
+    check_all("reports", reports, Measured, "what evaluate returned")
+    optional(check_path, "path", path)
     norms = {report.settings["norm"] for report in reports}
     if len(norms) != 1:
         raise ValueError("plot_asr needs reports, all of the same norm")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stocnoise.checks import check_model, check_whole
 from stocnoise.tasks import TaskLike, as_task
 
 
@@ -24,8 +25,8 @@ class Averaged(nn.Module):
 
     def __init__(self, model: nn.Module, samples: int = 16, task: TaskLike = "multiclass") -> None:
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
+        check_model("model", model)
+        check_whole("samples", samples)
         self.model, self.samples, self.task = model, samples, as_task(task)
         self.training = model.training
 

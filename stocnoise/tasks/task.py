@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stocnoise.checks import check_function, check_text, optional
+
 OutputReader = str | int | Callable[[Any], Tensor]
 """A key or attribute of what a model returns, an index into it, or a function that makes the output of it."""
+
+
+def check_output(output: Any) -> None:
+    """ValueError for what cannot say which part of an answer is the output."""
+    named = isinstance(output, str | int) and not isinstance(output, bool)
+    if not (output is None or named or (callable(output) and not isinstance(output, type))):
+        raise ValueError(f"output must be a key, an index or a function, not {output!r}")
 
 
 def unchanged(output: Tensor) -> Tensor:
@@ -65,6 +74,14 @@ class Task:
     check: Callable[[Tensor, Tensor | None], None] = lambda output, target: None
     name: str = "custom"
     output: OutputReader | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "wrong", "average", "probabilities", "read_target", "check"):
+            check_function(name, getattr(self, name), "an output, a target or both: see Task")
+        for name in ("classes", "decide", "logits", "margin", "units", "overlaps"):
+            optional(check_function, name, getattr(self, name), "an output, a target or both: see Task")
+        check_text("name", self.name)
+        check_output(self.output)
 
     def read(self, answer: Any) -> Tensor:
         """The output in what the model returned, in float32 or wider.

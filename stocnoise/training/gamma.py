@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from stocnoise.checks import check_number, check_whole
+from stocnoise.checks import check_model, check_number, check_whole
 from stocnoise.controls import set_gamma
 
 
@@ -57,6 +58,7 @@ class GammaSchedule:
 
     def apply(self, student: nn.Module) -> float:
         """Set γ of every stochastic layer of `student` (wrapped or not) to `value`, and return it."""
+        check_model("student", student)
         value = self.value
         set_gamma(student, value)
         return value
@@ -66,7 +68,7 @@ class GammaSchedule:
         self.epoch += 1
         try:
             return self.apply(student)
-        except ValueError:
+        except (TypeError, ValueError):
             self.epoch -= 1
             raise
 
@@ -77,6 +79,9 @@ class GammaSchedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. ValueError if that was another schedule."""
         settings = ("init", "max", "interval", "epochs")
+        if not isinstance(state, Mapping) or not {*settings, "epoch"} <= set(state):
+            raise ValueError(f"state must be what GammaSchedule.state_dict gives, not {state!r}")
+        check_whole("state['epoch']", state["epoch"], least=0)
         if any(state[name] != vars(self)[name] for name in settings):
             theirs = ", ".join(f"{name}={state[name]}" for name in settings)
             raise ValueError(f"the state is of another schedule, GammaSchedule({theirs}), not of {self!r}")

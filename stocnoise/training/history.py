@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, overload
 
 from torch import nn
 
+from stocnoise.checks import check_all, check_path, check_several, optional
 from stocnoise.markup import html_table
 
 
@@ -34,11 +35,14 @@ class Epoch:
     seconds: float = 0.0
 
 
+_NEEDED = {figure.name for figure in fields(Epoch) if figure.default is MISSING and figure.default_factory is MISSING}
+
+
 class History(Sequence[Epoch]):
     """The epochs of a run in order: `history[-1].accuracy`, `len(history)`, `history.plot("run.png")`."""
 
     def __init__(self, epochs: Sequence[Epoch] = ()) -> None:
-        self._epochs = list(epochs)
+        self.replace(epochs)
         self.averaged: nn.Module | None = None
         """With `finetune(..., ema=…)`, the student with averaged weights."""
 
@@ -56,10 +60,13 @@ class History(Sequence[Epoch]):
         return iter(self._epochs)
 
     def append(self, epoch: Epoch) -> None:
+        """Add the figures of one more epoch."""
+        check_all("epoch", [epoch], Epoch, "the figures of one, a stocnoise.training.Epoch")
         self._epochs.append(epoch)
 
     def replace(self, epochs: Sequence[Epoch]) -> None:
         """Hold these epochs instead."""
+        check_all("epochs", epochs, Epoch, "figures of epochs, each a stocnoise.training.Epoch")
         self._epochs = list(epochs)
 
     def to_dict(self) -> list[dict[str, Any]]:
@@ -69,6 +76,11 @@ class History(Sequence[Epoch]):
     @classmethod
     def from_dict(cls, data: list[dict[str, Any]]) -> History:
         """What `to_dict` gave."""
+        check_several("data", data, "epochs")
+        known = {figure.name for figure in fields(Epoch)}
+        for figures in data:
+            if not isinstance(figures, Mapping) or not _NEEDED <= set(figures) <= known:
+                raise ValueError(f"data must be what History.to_dict gives, a dict for each epoch, not {data!r}")
         return cls([Epoch(**figures) for figures in data])
 
     def _repr_html_(self) -> str:
@@ -85,6 +97,7 @@ class History(Sequence[Epoch]):
         Returns:
             The matplotlib figure.
         """
+        optional(check_path, "path", path)
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 

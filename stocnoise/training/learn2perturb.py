@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stocnoise.checks import check_number, check_whole
 from stocnoise.controls import set_gamma, stochastic_layers
 from stocnoise.noises import StocL2P
 from stocnoise.training.callbacks import Callback, Run
@@ -37,6 +38,10 @@ class Learn2Perturb(Callback):
     def __init__(
         self, weight: float = 1e-4, noise_after: int = 10, adversarial_after: int = 20, floor: float = 0.01
     ) -> None:
+        check_number("weight", weight)
+        check_whole("noise_after", noise_after, least=0)
+        check_whole("adversarial_after", adversarial_after, least=0)
+        check_number("floor", floor)
         self.weight = weight
         self.noise_after = noise_after
         self.adversarial_after = adversarial_after

@@ -14,11 +14,19 @@ from torch import Tensor, nn
 from stocnoise.attacks import PGD, Attack
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import Target, ask
-from stocnoise.batches import Others
-from stocnoise.checks import check_number
+from stocnoise.batches import Others, check_others
+from stocnoise.checks import (
+    check_all,
+    check_choice,
+    check_function,
+    check_model,
+    check_number,
+    check_tensor,
+    check_whole,
+)
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
-from stocnoise.tasks import Task
+from stocnoise.tasks import Task, TaskLike, as_task
 from stocnoise.tasks.multiclass import MULTICLASS, cross_entropy
 from stocnoise.tasks.task import unchanged
 from stocnoise.training.chosen import asked_as
@@ -63,16 +71,24 @@ class Step:
         attack_target: AttackTarget = "label",
         criterion: Criterion = F.cross_entropy,
         epoch: int = 0,
-        task: Task = MULTICLASS,
+        task: TaskLike = MULTICLASS,
         others: Others | None = None,
     ) -> None:
+        check_model("model", model)
+        check_tensor("x", x)
+        check_tensor("y", y)
+        check_function("attack", attack, "(model, x, y), such as stocnoise.PGD()")
+        check_attack_target(attack_target)
+        check_function("criterion", criterion, "(output, target)")
+        check_whole("epoch", epoch, least=0)
+        check_others(others)
         self.model = model
         self.x = x
         self.y = y
         self.epoch = epoch
         """Epochs that are over."""
         self.attack = attack
-        self.task = task
+        self.task = as_task(task)
         """What the model's output means; `y` is its target."""
         self.others = others
         """The model's inputs beside the images."""
@@ -92,6 +108,7 @@ class Step:
             target: another target, whatever the attack's loss takes.
         """
         attack = self.attack if attack is None else asked_as(attack, self.attack)
+        check_function("attack", attack, "(model, x, y), such as stocnoise.PGD()")
         if target is None:
             if getattr(attack, "targeted", False):
                 raise ValueError("a targeted attack leads to the answers in y, which are the right ones: give a target")
@@ -102,6 +119,9 @@ class Step:
 
     def logits(self, *images: Tensor) -> tuple[Tensor, ...]:
         """The outputs, logits (B, C) by default, of each batch of images, all from one pass in training mode."""
+        check_all("images", images, Tensor, "one batch of images or more")
+        if not images:
+            raise ValueError("images are missing: logits(step.x, …) takes one batch of them or more")
         first, self.images = not self.images, images
         with one_message(), nullcontext() if first else self._sigma_frozen():
             given = torch.cat(images) if len(images) > 1 else images[0]
@@ -117,6 +137,7 @@ class Step:
 
     def loss(self, logits: Tensor) -> Tensor:
         """The run's criterion (default the task's own loss, cross-entropy) against `y`."""
+        check_tensor("logits", logits)
         y = self.y
         if not isinstance(self._criterion, TaskLoss) and y.is_floating_point() and y.numel() == logits.numel():
             y = y.view_as(logits)  # labels (B,) of logits (B, 1), of which PyTorch's losses think otherwise
@@ -205,6 +226,16 @@ def make_objective(choice: str | Objective) -> Objective:
     return _NAMED[choice]
 
 
+def checked_loss(loss: Any) -> Tensor:
+    """What an objective returned; ValueError if nothing can be trained by it."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"the objective must return the loss of the batch, one number with a gradient, and returned {found}: "
+            "criterion and objective end in a mean"
+        )
+    return loss
+
+
 def check_attack_target(choice: str) -> None:
-    if choice not in get_args(AttackTarget):
-        raise ValueError(f"attack_target must be 'label' or 'prediction', not {choice!r}")
+    check_choice("attack_target", choice, get_args(AttackTarget))

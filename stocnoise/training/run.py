@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import PGD, Attack
-from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds
+from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds, check_mask
 from stocnoise.batches import BatchReader
+from stocnoise.checks import check_model, check_several
 from stocnoise.tasks import OutputReader, TaskLike, as_task
 from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
@@ -160,10 +161,11 @@ def finetune(
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
     """
-    if not isinstance(student, nn.Module):
-        raise TypeError(f"student must be a torch.nn.Module, not {student!r}")
+    check_model("student", student)
     check_bare(student)
     check_bounds(bounds)
+    check_mask(mask)
+    check_several("callbacks", callbacks, "instances of stocnoise.Callback")
     chosen = make_objective(objective)
     every_callback = [*([chosen] if isinstance(chosen, Callback) else []), *callbacks]
     reporting = Reporting(callbacks=every_callback, progress=progress)

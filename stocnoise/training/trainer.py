@@ -23,7 +23,7 @@ from stocnoise.training.averaged import PASSES, refresh_statistics
 from stocnoise.training.borrowed import kept_in_eval
 from stocnoise.training.health import non_finite_origin
 from stocnoise.training.history import Epoch, History
-from stocnoise.training.objectives import Step
+from stocnoise.training.objectives import Step, checked_loss
 from stocnoise.training.progress import ProgressBar
 from stocnoise.training.randomness import Batches, seed_all, set_random_state
 from stocnoise.training.settings import Settings
@@ -120,7 +120,7 @@ class Trainer:
         self.trial(self.model, found)
         step = self._step(self.model, found)
         with self.accelerator.accumulate(self.model):
-            loss = algorithm.objective(step)
+            loss = checked_loss(algorithm.objective(step))
             self.accelerator.backward(loss)
             self.group += 1
             synchronised = self.accelerator.sync_gradients

@@ -133,7 +133,7 @@ def _register(what: Any, kind: str, how: Callable[..., Any]) -> Any:
         return what
     name = getattr(what, "__name__", "").partition(".")[0].removesuffix("_")
     spellings = _spellings(name) if name else []
-    if isinstance(what, type) or what not in spellings:
+    if isinstance(what, type) or not callable(what) or what not in spellings:
         raise TypeError(
             f"{how.__name__} takes a subclass of torch.nn.Module, or a function of torch such as torch.tanh, not "
             f"{what!r}: of a function of your own, register the function of torch that it calls, or make it a module"
