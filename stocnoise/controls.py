@@ -19,7 +19,12 @@ from stocnoise.normalization import Normalized, warn_if_bare
 
 
 def stochastic_layers(model: nn.Module) -> Iterator[tuple[str, StochasticActivation]]:
-    """Each stochastic layer of `model` once, as (name, layer), in the order of `model.named_modules()`."""
+    """Each stochastic layer of `model` once, as (name, layer), in the order of `model.named_modules()`.
+
+    Example:
+        >>> [layer.num_channels for name, layer in stocnoise.stochastic_layers(student)]
+        [8]
+    """
     check_model("model", model)
     return ((name, module) for name, module in model.named_modules() if isinstance(module, StochasticActivation))
 
@@ -43,7 +48,11 @@ def _require_noise(model: nn.Module) -> list[StochasticActivation | InputNoise]:
 
 
 def set_gamma(model: nn.Module, gamma: float) -> None:
-    """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`."""
+    """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`.
+
+    Example:
+        >>> stocnoise.set_gamma(student, 0.1)
+    """
     check_number("gamma", gamma)
     for layer in require_layers(model):
         layer.gamma.fill_(gamma)
@@ -71,6 +80,11 @@ def deterministic(model: nn.Module) -> Iterator[None]:
     """Within the block the noise of `model` is off: each stochastic layer is the activation that stood there.
 
     Noise on the input is off too, and σ stands still. This is a switch of its own, independent of train and eval mode.
+
+    Example:
+        >>> with stocnoise.deterministic(student.eval()):
+        ...     torch.equal(student(images), student(images))
+        True
     """
     layers = _require_noise(model)
     with _Setting(layers, "noise", [False] * len(layers)):
@@ -81,6 +95,10 @@ def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManage
     """Let σ stand still in training too (or move again, with `frozen=False`); the noise stays on.
 
     Takes effect at once and lasts; as a context manager, `with freeze_sigma(model):`, it lasts for the block.
+
+    Example:
+        >>> with stocnoise.freeze_sigma(student):
+        ...     logits = student(images)
     """
     layers = require_layers(model)
     return _Setting(layers, "sigma_frozen", [frozen] * len(layers))
@@ -93,6 +111,11 @@ def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
     Each layer has noise of its own, and the input too, all of it a function of `seed`. σ still moves in training mode.
     A row is an entry along dimension 0 of a layer's input. Where that is not the batch, as in a sequence-first model,
     an answer depends on the whole batch; attacks that rely on fixed noise check this and refuse.
+
+    Example:
+        >>> with stocnoise.fixed_noise(student.eval(), seed=0):
+        ...     torch.equal(student(images), student(images))
+        True
     """
     layers = _require_noise(model)
     check_seed("seed", seed)
@@ -123,6 +146,9 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
 
     Raises:
         ValueError: no stochastic layer, an empty loader, a batch without what the model takes, or `batches` below 1.
+
+    Example:
+        >>> stocnoise.calibrate(student, loader, batches=4)
     """
     layers = require_layers(model)
     check_several("loader", loader, "batches")

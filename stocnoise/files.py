@@ -34,6 +34,9 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: `student` was not made by `convert`, its state holds something other than tensors, or its σ, γ or α
             is something that `load` refuses.
         OSError: the file system refused.
+
+    Example:
+        >>> stocnoise.save(student, "student.safetensors")
     """
     check_model("student", student)
     check_path("path", path)
@@ -103,6 +106,10 @@ def load(
         FileFormatError: the file is truncated, altered, of a newer version or not a student, says what cannot be, or is
             of another model or of one with another mean and std. Nothing has been built then.
         FileNotFoundError: there is no such file.
+
+    Example:
+        >>> stocnoise.save(student, "student.safetensors")
+        >>> student = stocnoise.load("student.safetensors", model)
     """
     check_path("path", path)
     check_model("model", model)

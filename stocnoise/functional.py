@@ -24,6 +24,10 @@ def draw_seed(device: torch.device | str) -> Tensor:
     A tensor, not a Python number: so `torch.manual_seed`, activation checkpointing, CUDA-graph replay (a new seed each
     replay) and `torch.compile` all behave. In a process group each rank draws from a range of its own, so that ranks
     seeded alike still make different noise.
+
+    Example:
+        >>> stocnoise.functional.draw_seed("cpu").shape
+        torch.Size([1])
     """
     if not isinstance(device, torch.device):
         check_device("device", device)
@@ -81,6 +85,10 @@ def stoc_act(
 
     Source: Tan, Elovici, Binder, "Adaptive Noise Injection for Training Stochastic Student Networks from Deterministic
     Teachers", ICPR 2020, section III.
+
+    Example:
+        >>> seed = stocnoise.functional.draw_seed("cpu")
+        >>> y = stocnoise.functional.stoc_act(images, torch.ones(3), torch.tensor(0.01), seed, activation="gelu")
     """
     for name, value in (("x", x), ("sigma", sigma), ("gamma", gamma), ("seed", seed)):
         check_tensor(name, value)
@@ -118,6 +126,11 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractConte
 
     Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when more than
     16 forwards come before their backwards. Otherwise the layers see to it themselves, and keep no activation.
+
+    Example:
+        >>> from torch.utils.checkpoint import checkpoint
+        >>> contexts = stocnoise.functional.checkpoint_contexts
+        >>> logits = checkpoint(student, images, use_reentrant=False, context_fn=contexts)
     """
     return create_selective_checkpoint_contexts([torch.ops.stocnoise.stoc_act.default])
 
@@ -136,6 +149,13 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
 
     Raises:
         ValueError: shapes that do not fit together, or α outside [0, 1].
+
+    Example:
+        >>> sigma, count, seed = torch.zeros(3), torch.tensor(0), stocnoise.functional.draw_seed("cpu")
+        >>> _, moments = stocnoise.functional.stoc_act(images, sigma, torch.tensor(0.01), seed, statistics=True)
+        >>> stocnoise.functional.update_sigma(sigma, torch.empty(3), count, moments[None], alpha=0.5)
+        >>> torch.allclose(sigma, 0.5 * images.std((0, 2, 3)))
+        True
     """
     for name, value in (("sigma", sigma), ("before", before), ("batches", batches), ("moments", moments)):
         check_tensor(name, value)

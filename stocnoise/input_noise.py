@@ -21,6 +21,10 @@ class InputNoise(nn.Module):
         model: f, inside, not copied.
         sigma: σ > 0, in units of the input: of pixels in [0, 1]. What `normalized` does comes after the noise, whether
             it stands inside this module or around it.
+
+    Example:
+        >>> stocnoise.InputNoise(model, sigma=0.25)(images).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
@@ -84,6 +88,11 @@ def with_input_noise(model: nn.Module, sigma: float) -> InputNoise:
         ValueError: σ is none, or there is noise on the input already.
 
     Source: Lecuyer et al., S&P 2019; Cohen, Rosenfeld & Kolter, ICML 2019.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> torch.equal(smoothed(images), smoothed(images))
+        False
     """
     check_model("model", model)
     for module in model.modules():

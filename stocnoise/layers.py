@@ -61,6 +61,12 @@ class StochasticActivation(nn.Module):
     model is cast to half precision.
 
     Source: Tan, Elovici, Binder, ICPR 2020, section III.
+
+    Example:
+        >>> layer = stocnoise.StochasticActivation(8, activation=nn.ELU(), alpha=0.1)
+        >>> y = layer(torch.randn(4, 8, 5, 5))
+        >>> layer.num_batches_tracked
+        tensor(1)
     """
 
     sigma: Tensor
@@ -195,7 +201,13 @@ class StochasticActivation(nn.Module):
 
 
 class StocEMA(StochasticActivation):
-    """The method of the paper for any activation; a subclass is named for each activation of the fused operation."""
+    """The method of the paper for any activation; a subclass is named for each activation of the fused operation.
+
+    Example:
+        >>> layer = stocnoise.StocEMA(8, activation=nn.ELU(), gamma=0.05)
+        >>> layer(torch.randn(4, 8, 5, 5)).shape
+        torch.Size([4, 8, 5, 5])
+    """
 
     @classmethod
     def for_activation(cls, activation: Function) -> type[StochasticActivation]:
@@ -207,43 +219,72 @@ class StocEMA(StochasticActivation):
 
 
 class StocReLUEMA(StocEMA):
-    """max(0, x + noise); see `StochasticActivation`."""
+    """max(0, x + noise); see `StochasticActivation`.
+
+    Example:
+        >>> stocnoise.StocReLUEMA(8)(torch.randn(4, 8, 5, 5)).min()
+        tensor(0.)
+    """
 
     default = Activation("relu")
 
 
 class StocReLU6EMA(StocEMA):
-    """min(max(0, x + noise), 6); see `StochasticActivation`."""
+    """min(max(0, x + noise), 6); see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocReLU6EMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("relu6")
 
 
 class StocLeakyReLUEMA(StocEMA):
-    """LeakyReLU of x + noise; another slope by `activation=Activation("leaky_relu", slope)`."""
+    """LeakyReLU of x + noise; another slope by `activation=Activation("leaky_relu", slope)`.
+
+    Example:
+        >>> y = stocnoise.StocLeakyReLUEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("leaky_relu")
 
 
 class StocGELUEMA(StocEMA):
-    """(x + noise) · Φ(x + noise); see `StochasticActivation`."""
+    """(x + noise) · Φ(x + noise); see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocGELUEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("gelu")
 
 
 class StocGELUTanhEMA(StocEMA):
-    """GELU in its tanh approximation; see `StochasticActivation`."""
+    """GELU in its tanh approximation; see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocGELUTanhEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("gelu_tanh")
 
 
 class StocSiLUEMA(StocEMA):
-    """SiLU (swish) of x + noise; see `StochasticActivation`."""
+    """SiLU (swish) of x + noise; see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocSiLUEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("silu")
 
 
 class StocHardswishEMA(StocEMA):
-    """Hardswish of x + noise; see `StochasticActivation`."""
+    """Hardswish of x + noise; see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocHardswishEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("hardswish")
 

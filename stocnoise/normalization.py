@@ -72,6 +72,11 @@ def normalized(model: nn.Module, mean: Figures = None, std: Figures = None) -> N
 
     Raises:
         ValueError: no figures are given and the model knows none, or they do not fit together.
+
+    Example:
+        >>> teacher = stocnoise.normalized(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> teacher(images).shape
+        torch.Size([4, 10])
     """
     check_model("model", model)
     if (mean is None) != (std is None):

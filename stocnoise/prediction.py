@@ -63,6 +63,11 @@ def predict(
 
     Raises:
         ValueError: an output that the task does not take, an empty batch, or `samples` below 1.
+
+    Example:
+        >>> prediction = stocnoise.predict(student, images, samples=8)
+        >>> prediction.probabilities.shape, prediction.vote.shape
+        (torch.Size([4, 10]), torch.Size([4]))
     """
     check_model("model", model)
     check_whole("samples", samples)

@@ -37,6 +37,10 @@ class APGD(BallAttack):
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Croce & Hein, ICML 2020, algorithm 1.
+
+    Example:
+        >>> from stocnoise.attacks.losses import dlr
+        >>> adversarial = stocnoise.APGD(steps=10, eot=2, loss=dlr)(student, images, labels)
     """
 
     steps: int = 100

@@ -34,6 +34,9 @@ class AutoAttack(BallAttack):
         eps, norm, task, output, bounds: see `BallAttack`. `eot` is not used: the version says how many draws.
 
     Source: Croce & Hein, ICML 2020.
+
+    Example:
+        >>> attack = stocnoise.AutoAttack(eps=8 / 255, version="rand")
     """
 
     version: Version = "rand"

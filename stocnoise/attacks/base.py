@@ -59,6 +59,12 @@ class Attack(ABC):
         bounds: lowest and highest value of an input, numbers or tensors that broadcast to one input, None for no limit.
         mask: of 0 and 1, broadcasting to one input: what may be changed. None: everything.
         targeted: y holds the answers wanted, and the attack succeeds where the model gives them.
+
+    Example:
+        >>> class Brighter(stocnoise.Attack):
+        ...     def run(self, target, x, y, generator):
+        ...         return (x + 0.1).clamp(max=1)
+        >>> adversarial = Brighter()(student, images, labels)
     """
 
     eot: int = 1

@@ -120,6 +120,9 @@ class Boundary(_Decision):
             hardly any other, and the model looks robust.
 
     Source: Brendel, Rauber, Bethge, ICLR 2018.
+
+    Example:
+        >>> adversarial = stocnoise.Boundary(steps=10)(student, images, labels)
     """
 
     steps: int = 1000
@@ -138,6 +141,9 @@ class HopSkipJump(_Decision):
         noise: "frozen", see `Boundary`. On a raw stochastic model its inner searches need not end, so "raw" is refused.
 
     Source: Chen, Jordan, Wainwright, S&P 2020.
+
+    Example:
+        >>> adversarial = stocnoise.HopSkipJump(steps=1, queries=10)(student, images, labels)
     """
 
     steps: int = 20

@@ -37,6 +37,11 @@ class PGD(BallAttack):
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Madry et al., ICLR 2018; EOT: Athalye et al., ICML 2018.
+
+    Example:
+        >>> attack = stocnoise.PGD(eps=8 / 255, steps=5, eot=2)
+        >>> bool(((attack(student, images, labels) - images).abs() <= 8 / 255 + 1e-6).all())
+        True
     """
 
     steps: int = 10
@@ -106,6 +111,10 @@ class BIM(PGD):
     """Basic iterative method: PGD from x itself. With `steps=1, step_size=eps` it is the fast gradient sign method.
 
     Source: Kurakin et al., ICLR 2017 workshop.
+
+    Example:
+        >>> fgsm = stocnoise.BIM(eps=8 / 255, steps=1, step_size=8 / 255)
+        >>> adversarial = fgsm(student, images, labels)
     """
 
     random_start: bool = False
@@ -113,7 +122,11 @@ class BIM(PGD):
 
 @dataclass(frozen=True, kw_only=True)
 class MIM(PGD):
-    """Momentum iterative method: BIM with μ = 1 over L1-normalised gradients. Source: Dong et al., CVPR 2018."""
+    """Momentum iterative method: BIM with μ = 1 over L1-normalised gradients. Source: Dong et al., CVPR 2018.
+
+    Example:
+        >>> adversarial = stocnoise.MIM(eps=8 / 255, steps=5)(student, images, labels)
+    """
 
     random_start: bool = False
     momentum: float = 1.0

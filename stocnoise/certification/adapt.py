@@ -30,6 +30,10 @@ def adapt_batch_norm(model: nn.Module, loader: Iterable[Any], batches: int = 16)
         ValueError: no BatchNorm with running statistics, an empty loader, or `batches` below 1.
 
     Source: Schneider et al., NeurIPS 2020; for randomised smoothing Nandy et al., arXiv 2102.05096.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25)
+        >>> stocnoise.adapt_batch_norm(smoothed, loader)
     """
     check_model("model", model)
     check_several("loader", loader, "batches")

@@ -29,6 +29,13 @@ class Certificate:
     With probability 1 − α or more over the draws, for each input by itself: where an input was not abstained from, the
     most probable class of the student under its noise is `predicted` for every input closer than its radius. That is a
     promise of the smoothed classifier, the class of most draws, not of a single draw.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> certificate = stocnoise.certify(smoothed, loader, n=100, progress=False)
+        >>> certificate.save("certificate.json")
+        >>> stocnoise.Certificate.load("certificate.json").accuracy(0.0) == certificate.accuracy(0.0)
+        True
     """
 
     record: Record

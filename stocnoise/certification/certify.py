@@ -100,6 +100,12 @@ def certify(
             radius at this α, or for `at`; a file of another run.
 
     Source: Cohen, Rosenfeld & Kolter, ICML 2019.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> certificate = stocnoise.certify(smoothed, loader, n=100, progress=False)
+        >>> certificate.radii.shape
+        torch.Size([4])
     """
     from tqdm import tqdm
 

@@ -31,6 +31,11 @@ def plot_certificates(
         certificates: of `certify`; their models' names are the labels.
         path: save the picture there too.
         title: of the picture.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> certificate = stocnoise.certify(smoothed, loader, n=100, progress=False)
+        >>> figure = stocnoise.plot_certificates([certificate], "certified.png")
     """
     check_several("certificates", certificates, "results of certify")
     if not certificates or not all(hasattr(certificate, "curve") for certificate in certificates):

@@ -85,6 +85,11 @@ def convert(
 
     Raises:
         ConversionError: one of its subclasses says why; the model is then unchanged.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, gamma=0.05, rules=[("2", {"alpha": 0.1})])
+        >>> [name for name, layer in stocnoise.stochastic_layers(student)]
+        ['2']
     """
     if input_noise is not None:
         check_input_noise(input_noise)
@@ -122,7 +127,12 @@ def find_sites(
     include: FilterLike | None = None,
     exclude: FilterLike | None = None,
 ) -> list[Site]:
-    """The sites that `convert` with the same arguments would convert, in the order of their first call."""
+    """The sites that `convert` with the same arguments would convert, in the order of their first call.
+
+    Example:
+        >>> [(site.name, site.activation, site.channels) for site in stocnoise.find_sites(model, images)]
+        [('2', 'relu', 8)]
+    """
     check_several("more_inputs", more_inputs, "example inputs")
     model = unwrap_compiled(model)
     _, plan = _plan(model, _examples(model, (example_input, *more_inputs)), include, exclude)

@@ -63,6 +63,11 @@ def plot_asr(reports: Sequence[Measured], attack: str = WORST, path: str | os.Pa
         reports: of `evaluate`, all of the same norm.
         attack: a name that every report has.
         path: save the picture there too.
+
+    Example:
+        >>> asked = dict(attacks=["pgd"], eps=[4 / 255, 8 / 255], eot=2, steps=5, draws=8, progress=False)
+        >>> reports = [stocnoise.evaluate(each, loader, **asked) for each in (model, student)]
+        >>> figure = stocnoise.plot_asr(reports, "pgd", "asr.png")
     """
     check_all("reports", reports, Measured, "what evaluate returned")
     optional(check_path, "path", path)

@@ -40,7 +40,14 @@ _MORE = {
 
 @dataclass(frozen=True)
 class Report(Measured):
-    """What `evaluate` found. `print(report)` is a table, `report.to_html(path)` a page."""
+    """What `evaluate` found. `print(report)` is a table, `report.to_html(path)` a page.
+
+    Example:
+        >>> report = stocnoise.evaluate(student, loader, ["pgd"], 8 / 255, eot=2, steps=5, draws=8, progress=False)
+        >>> report.attacks
+        ['pgd']
+        >>> report.save("report.json")
+    """
 
     examples: list[Example] = field(default_factory=list, repr=False, compare=False)
     """Single inputs under each attack, with `evaluate(..., keep_examples=…)`."""

@@ -119,6 +119,11 @@ def evaluate(
         ValueError: inputs outside `bounds`, targets or an output that the task does not take, or an unknown attack;
             `resume` without `path`, or with batches of another evaluation there.
         ImportError: an attack needs a library that is not installed.
+
+    Example:
+        >>> report = stocnoise.evaluate(student, loader, ["pgd"], 8 / 255, eot=2, steps=5, draws=8, progress=False)
+        >>> 0 <= report["pgd", 8 / 255].robust_accuracy.value <= 1
+        True
     """
     from tqdm import tqdm
 

@@ -56,6 +56,9 @@ def save(
         ValueError: `student` cannot be saved (see `stocnoise.save`), nobody knows `teacher`, or `training` holds what
             JSON cannot.
         ImportError: huggingface_hub is not installed.
+
+    Example:
+        >>> folder = stocnoise.hub.save(student, "student", training={"epochs": 10})
     """
     _library()
     check_model("student", student)
@@ -111,6 +114,9 @@ def push(
 
     Raises:
         ValueError, ImportError: as `save`; huggingface_hub's own errors if it refuses. You log in by `hf auth login`.
+
+    Example:
+        >>> stocnoise.hub.push(student, "name", training={"epochs": 10})  # doctest: +SKIP
     """
     check_text("repository", repository)
     check_text("message", message)
@@ -146,6 +152,10 @@ def load(
         FileFormatError: a file is altered or says what cannot be, or `config.json` names no model and none was given.
         FileNotFoundError: a file is missing.
         ImportError: huggingface_hub is not installed and `repository` is no folder.
+
+    Example:
+        >>> folder = stocnoise.hub.save(student, "student")
+        >>> student = stocnoise.hub.load(folder, model)
     """
     check_path("repository", repository)
     optional(check_model, "model", model)

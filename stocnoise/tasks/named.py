@@ -22,6 +22,10 @@ def as_task(task: TaskLike, output: OutputReader | None = None) -> Task:
 
     Raises:
         ValueError: an unknown name.
+
+    Example:
+        >>> stocnoise.tasks.as_task("binary").name
+        'binary'
     """
     found = _NAMED.get(task) if isinstance(task, str) else task
     if not isinstance(found, Task):

@@ -18,6 +18,9 @@ def segmentation(ignore_index: int = -100) -> Task:
 
     A row is wrong to the share of its counted pixels that are; the loss is the mean cross-entropy of the counted
     pixels. The shape after the batch and the classes may have any number of dimensions.
+
+    Example:
+        >>> task = stocnoise.tasks.segmentation(ignore_index=255)
     """
     check_whole("ignore_index", ignore_index, least=-(2**63))
     return Task(

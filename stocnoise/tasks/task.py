@@ -35,11 +35,6 @@ class Task:
     is the share of answers that an attack turns from right to wrong. Draws of a stochastic model are put together by
     `average`.
 
-        def loss(output, target):        # regression with a tolerance
-            return ((output - target) ** 2).flatten(1).mean(1)
-
-        task = stocnoise.Task(loss, lambda output, target: (output - target).abs().flatten(1).amax(1) > 0.1)
-
     Args:
         loss: (output (B, …), target (B, …)) → (B,), differentiable in the output.
         wrong: (output, target) → (B,), a bool, or a share of the row in [0, 1].
@@ -58,6 +53,14 @@ class Task:
         check: (output, target): ValueError, with the shapes in words, where the two do not belong together.
         name: in settings and messages.
         output: what of the model's answer is the output; None takes a tensor as it is, or the attribute `logits`.
+
+    Example:
+        Regression with a tolerance:
+
+        >>> def loss(output, target):
+        ...     return ((output - target) ** 2).flatten(1).mean(1)
+        >>> task = stocnoise.Task(loss, lambda output, target: (output - target).abs().flatten(1).amax(1) > 0.1)
+        >>> adversarial = stocnoise.PGD(steps=5, task=task)(student, images, torch.zeros(4, 10))
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]

@@ -31,6 +31,11 @@ class GammaSchedule:
         epochs: T. `finetune` fills it in; a loop of one's own gives it.
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
+
+    Example:
+        >>> schedule = stocnoise.GammaSchedule(init=0.01, max=0.1, epochs=10)
+        >>> round(schedule.step(student), 3)
+        0.019
     """
 
     def __init__(self, init: float = 0.01, max: float = 0.1, interval: int = 1, epochs: int | None = None) -> None:

@@ -39,7 +39,14 @@ _NEEDED = {figure.name for figure in fields(Epoch) if figure.default is MISSING 
 
 
 class History(Sequence[Epoch]):
-    """The epochs of a run in order: `history[-1].accuracy`, `len(history)`, `history.plot("run.png")`."""
+    """The epochs of a run in order: `history[-1].accuracy`, `len(history)`, `history.plot("run.png")`.
+
+    Example:
+        >>> history = stocnoise.finetune(student, loader, epochs=2, progress=False)
+        >>> history[-1].epoch
+        2
+        >>> figure = history.plot("run.png")
+    """
 
     def __init__(self, epochs: Sequence[Epoch] = ()) -> None:
         self.replace(epochs)

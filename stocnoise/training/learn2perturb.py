@@ -19,11 +19,6 @@ class Learn2Perturb(Callback):
     `adversarial_after`. The last term keeps σ from vanishing, less and less as H_n grows; after each step σ is at least
     `floor`. Network and σ are trained together, where the paper alternates between them.
 
-        student = stocnoise.convert(teacher, layer=stocnoise.StocL2P)
-        attack = stocnoise.PGD(eps=8 / 255, steps=7, step_size=0.01)
-        stocnoise.finetune(student, loader, objective=stocnoise.Learn2Perturb(), attack=attack,
-                           attack_target="prediction")
-
     Args:
         weight: λ.
         noise_after: epochs before the noise is switched on.
@@ -31,6 +26,12 @@ class Learn2Perturb(Callback):
         floor: the smallest σ.
 
     Source: Jeddi et al., CVPR 2020.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, layer=stocnoise.StocL2P)
+        >>> asked = dict(objective=stocnoise.Learn2Perturb(), attack_target="prediction", progress=False)
+        >>> attack = stocnoise.PGD(eps=8 / 255, steps=7, step_size=0.01)
+        >>> history = stocnoise.finetune(student, loader, epochs=1, attack=attack, **asked)
     """
 
     sets_gamma = True

@@ -60,6 +60,11 @@ class Step:
     σ and BatchNorm see the images of the first `logits` call of the step, all of them in one pass: with
     `step.logits(step.x, adversarial)` the batch is the clean and the adversarial half together. In further calls of the
     same step σ stands still, so that it moves once a step.
+
+    Example:
+        >>> step = stocnoise.Step(student, images, labels, attack=stocnoise.PGD(steps=5))
+        >>> on_clean, on_adversarial = step.logits(step.x, step.adversarial())
+        >>> loss = step.loss(on_clean) + step.loss(on_adversarial)
     """
 
     def __init__(
@@ -189,6 +194,9 @@ class Trades:
         beta: β, what robustness is worth.
 
     Source: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
+
+    Example:
+        >>> history = stocnoise.finetune(student, loader, epochs=1, objective=stocnoise.Trades(beta=3), progress=False)
     """
 
     beta: float = 6.0

@@ -36,6 +36,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     σ and γ of most layers are buffers, which no optimiser sees; a learned σ (`StocL2P`) is a parameter, and decay would
     pull the noise to zero.
+
+    Example:
+        >>> optimizer = torch.optim.AdamW(stocnoise.parameter_groups(student, weight_decay=0.05), lr=1e-3)
     """
     check_model("model", model)
     check_number("weight_decay", weight_decay)

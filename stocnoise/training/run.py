@@ -160,6 +160,12 @@ def finetune(
         ValueError: settings that cannot work, and outputs or targets that the task does not take, before any step.
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
+
+    Example:
+        >>> attack = stocnoise.PGD(eps=8 / 255, steps=5)
+        >>> history = stocnoise.finetune(student, loader, epochs=2, attack=attack, progress=False)
+        >>> [round(epoch.gamma, 3) for epoch in history]
+        [0.01, 0.055]
     """
     check_model("student", student)
     check_bare(student)

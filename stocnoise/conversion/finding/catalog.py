@@ -107,10 +107,11 @@ def register_activation(what: Registered) -> Registered:
     `Tensor.tanh`, `F.tanh`, in place or not). The last declaration counts. Usable as a decorator of a class.
 
     Example:
-        >>> stocnoise.register_activation(torch.tanh)
+        >>> stocnoise.register_activation(torch.tanh) is torch.tanh
+        True
         >>> @stocnoise.register_activation
         ... class Gaussian(nn.Module):
-        ...     def forward(self, x: Tensor) -> Tensor:
+        ...     def forward(self, x):
         ...         return torch.exp(-x * x)
 
     Raises:
@@ -123,6 +124,10 @@ def register_gate(what: Registered) -> Registered:
     """Declare a class of modules, or a function of torch, a gate: `convert` leaves it, and all inside it, as it is.
 
     The summary lists it. Arguments and errors as in `register_activation`.
+
+    Example:
+        >>> stocnoise.register_gate(nn.Softplus) is nn.Softplus
+        True
     """
     return _register(what, "gate", register_gate)
 
