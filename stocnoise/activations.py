@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,8 +33,10 @@ class Activation:
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.name not in FUSED:
+        if not isinstance(self.name, str) or self.name not in FUSED:
             raise ValueError(f"unknown activation {self.name!r}: expected one of {', '.join(sorted(FUSED))}")
+        if isinstance(self.slope, bool) or not isinstance(self.slope, int | float) or not math.isfinite(self.slope):
+            raise ValueError(f"slope must be a finite number, not {self.slope!r}")
 
     def __call__(self, x: Tensor) -> Tensor:
         return _FUSED[self.name](x, self.slope)

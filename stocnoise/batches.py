@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +62,37 @@ class Others:
 
 def _rows(value: Any, rows: Any) -> Any:
     return value[rows] if isinstance(value, Tensor) and value.dim() else value
+
+
+def check_others(others: Any) -> None:
+    """TypeError unless they are `Others`, or None."""
+    if not (others is None or isinstance(others, Others)):
+        raise TypeError(f"others must be stocnoise.batches.Others, as batch= makes them, not {type(others).__name__}")
+
+
+@contextmanager
+def explained(model: nn.Module, x: Any) -> Iterator[None]:
+    """Within the block, which runs `model` on x: ValueError where that fails and the weights tell why."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        if (reason := _misfit(model, x)) is not None:
+            raise ValueError(reason) from error
+        raise
+
+
+def _misfit(model: nn.Module, x: Any) -> str | None:
+    """Why a model whose forward failed could not take x, if its weights tell: another type or device."""
+    weights = next(model.parameters(), None)
+    if weights is None or not isinstance(x, Tensor):
+        return None
+    if weights.device != x.device:
+        return f"the inputs are on {x.device} but the model is on {weights.device}: move one of them"
+    whole = not (x.is_floating_point() or x.is_complex())
+    if weights.dtype != x.dtype and not (whole and any(isinstance(part, nn.Embedding) for part in model.modules())):
+        advice = "divide images by 255" if whole else f"convert them to {weights.dtype}"
+        return f"the model's weights are {weights.dtype}, and it does not take inputs of type {x.dtype}: {advice}"
+    return None
 
 
 class Batch(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from stocnoise.batches import TARGET_NAMES, BatchReader, check_reader, read_batch
-from stocnoise.checks import check_number, check_whole
+from stocnoise.batches import TARGET_NAMES, BatchReader, check_reader, explained, read_batch
+from stocnoise.checks import check_model, check_number, check_seed, check_several, check_whole
 from stocnoise.input_noise import InputNoise
 from stocnoise.layers import StochasticActivation
 from stocnoise.normalization import Normalized, warn_if_bare
@@ -19,10 +19,14 @@ from stocnoise.undo import attributes_kept, same_modes
 
 
 def stochastic_layers(model: nn.Module) -> Iterator[tuple[str, StochasticActivation]]:
-    """Each stochastic layer of `model` once, as (name, layer), in the order of `model.named_modules()`."""
-    for name, module in model.named_modules():
-        if isinstance(module, StochasticActivation):
-            yield name, module
+    """Each stochastic layer of `model` once, as (name, layer), in the order of `model.named_modules()`.
+
+    Example:
+        >>> [layer.num_channels for name, layer in stocnoise.stochastic_layers(student)]
+        [8]
+    """
+    check_model("model", model)
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, StochasticActivation))
 
 
 def require_layers(model: nn.Module) -> list[StochasticActivation]:
@@ -35,8 +39,8 @@ def require_layers(model: nn.Module) -> list[StochasticActivation]:
 
 def noise_sources(model: nn.Module) -> list[StochasticActivation | InputNoise]:
     """All that `deterministic` and `fixed_noise` switch: stochastic layers, then noise on the input."""
-    on_inputs = [module for module in model.modules() if isinstance(module, InputNoise)]
-    return [*(layer for _, layer in stochastic_layers(model)), *on_inputs]
+    layers = [layer for _, layer in stochastic_layers(model)]
+    return [*layers, *(module for module in model.modules() if isinstance(module, InputNoise))]
 
 
 def _require_noise(model: nn.Module) -> list[StochasticActivation | InputNoise]:
@@ -44,7 +48,11 @@ def _require_noise(model: nn.Module) -> list[StochasticActivation | InputNoise]:
 
 
 def set_gamma(model: nn.Module, gamma: float) -> None:
-    """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`."""
+    """Set γ ≥ 0, the variance of the noise in units of σ², in every stochastic layer of `model`.
+
+    Example:
+        >>> stocnoise.set_gamma(student, 0.1)
+    """
     check_number("gamma", gamma)
     for layer in require_layers(model):
         layer.gamma.fill_(gamma)
@@ -65,6 +73,11 @@ def deterministic(model: nn.Module) -> Iterator[None]:
     """Within the block the noise of `model` is off: each stochastic layer is the activation that stood there.
 
     Noise on the input is off too, and σ stands still. This is a switch of its own, independent of train and eval mode.
+
+    Example:
+        >>> with stocnoise.deterministic(student.eval()):
+        ...     torch.equal(student(images), student(images))
+        True
     """
     layers = _require_noise(model)
     with _set(layers, "noise", [False] * len(layers)):
@@ -75,6 +88,10 @@ def freeze_sigma(model: nn.Module, frozen: bool = True) -> AbstractContextManage
     """Let σ stand still in training too (or move again, with `frozen=False`); the noise stays on.
 
     Takes effect at once and lasts; as a context manager, `with freeze_sigma(model):`, it lasts for the block.
+
+    Example:
+        >>> with stocnoise.freeze_sigma(student):
+        ...     logits = student(images)
     """
     layers = require_layers(model)
     before = [(layer, layer.sigma_frozen) for layer in layers]
@@ -90,9 +107,14 @@ def fixed_noise(model: nn.Module, seed: int) -> Iterator[None]:
     Each layer has noise of its own, and the input too, all of it a function of `seed`. σ still moves in training mode.
     A row is an entry along dimension 0 of a layer's input. Where that is not the batch, as in a sequence-first model,
     an answer depends on the whole batch; attacks that rely on fixed noise check this and refuse.
+
+    Example:
+        >>> with stocnoise.fixed_noise(student.eval(), seed=0):
+        ...     torch.equal(student(images), student(images))
+        True
     """
     layers = _require_noise(model)
-    check_whole("seed", seed, least=-(2**63))
+    check_seed("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(2**63 - 1, (1,), generator=generator) for _ in layers]
     seeds = [
@@ -120,8 +142,12 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
 
     Raises:
         ValueError: no stochastic layer, an empty loader, a batch without what the model takes, or `batches` below 1.
+
+    Example:
+        >>> stocnoise.calibrate(student, loader, batches=4)
     """
     layers = require_layers(model)
+    check_several("loader", loader, "batches")
     check_whole("batches", batches)
     check_reader(batch)
     device = layers[0].sigma.device
@@ -135,7 +161,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int = 16, *, bat
             args, kwargs = tree_map(lambda v: v.to(device) if hasattr(v, "to") else v, (args, kwargs))
             if seen == 1 and args and isinstance(args[0], torch.Tensor):
                 warn_if_bare(model, args[0])
-            model(*args, **kwargs)
+            with explained(model, next(iter([*args, *kwargs.values()]))):
+                model(*args, **kwargs)
             if seen == batches:
                 break
     if seen == 0:

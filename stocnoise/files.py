@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from stocnoise import description, storage
+from stocnoise.checks import check_model, check_path, check_several, optional
 from stocnoise.conversion import conversion_of
 from stocnoise.conversion.refuse import unwrap_compiled
+from stocnoise.conversion.rules import check_layer
 from stocnoise.errors import FileFormatError
 from stocnoise.input_noise import with_input_noise
 from stocnoise.layers import StochasticActivation
@@ -34,7 +36,12 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: `student` was made neither by `convert` nor by `mix`, its state holds something other than tensors,
             or its σ, γ or α is something that `load` refuses.
         OSError: the file system refused.
+
+    Example:
+        >>> stocnoise.save(student, "student.safetensors")
     """
+    check_model("student", student)
+    check_path("path", path)
     inside, input_noise = description.apart(student)
     if isinstance(inside, Mixture):
         about, tensors, version = *_described_mixture(inside, input_noise), 4
@@ -75,7 +82,15 @@ def load(
         FileFormatError: the file is truncated, altered, of a newer version or not a student, says what cannot be, or is
             of another model or of one with another mean and std. Nothing has been built then.
         FileNotFoundError: there is no such file.
+
+    Example:
+        >>> stocnoise.save(student, "student.safetensors")
+        >>> student = stocnoise.load("student.safetensors", model)
     """
+    check_path("path", path)
+    check_model("model", model)
+    check_several("more_inputs", more_inputs, "example inputs")
+    optional(check_layer, "layer", layer)
     about, tensors = storage.read(Path(path), "student")
     try:
         description.check(about, tensors)

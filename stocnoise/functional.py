@@ -11,6 +11,9 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from stocnoise import ops
 from stocnoise.activations import Activation, Operation
+from stocnoise.checks import check_device, check_share, check_tensor
+
+__all__ = ["checkpoint_contexts", "draw_seed", "stoc_act", "update_sigma"]
 
 _as_one = False
 
@@ -21,7 +24,13 @@ def draw_seed(device: torch.device | str) -> Tensor:
     A tensor, not a Python number: so `torch.manual_seed`, activation checkpointing, CUDA-graph replay (a new seed each
     replay) and `torch.compile` all behave. In a process group each rank draws from a range of its own, so that ranks
     seeded alike still make different noise.
+
+    Example:
+        >>> stocnoise.functional.draw_seed("cpu").shape
+        torch.Size([1])
     """
+    if not isinstance(device, torch.device):
+        check_device("device", device)
     rank, world = 0, 1
     if not _as_one and torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -72,11 +81,24 @@ def stoc_act(
         channel. The gradient is pathwise, dy/dx = h'(x + noise); nothing else has one.
 
     Raises:
-        ValueError: unknown activation, or σ does not fit x.
+        ValueError: unknown activation, something is no tensor or of another shape, or σ does not fit x.
 
     Source: Tan, Elovici, Binder, "Adaptive Noise Injection for Training Stochastic Student Networks from Deterministic
     Teachers", ICPR 2020, section III.
+
+    Example:
+        >>> seed = stocnoise.functional.draw_seed("cpu")
+        >>> y = stocnoise.functional.stoc_act(images, torch.ones(3), torch.tensor(0.01), seed, activation="gelu")
     """
+    for name, value in (("x", x), ("sigma", sigma), ("gamma", gamma), ("seed", seed)):
+        check_tensor(name, value)
+    for name, value, dims in (("sigma", sigma, 1), ("gamma", gamma, 0), ("seed", seed, 1)):
+        if value.dim() != dims:
+            raise ValueError(f"{name} must have {dims} dimensions, not shape {tuple(value.shape)}")
+    if seed.dtype != torch.int64:
+        raise ValueError(f"seed must be int64, as draw_seed makes it, not {seed.dtype}")
+    if isinstance(channel_dim, bool) or not isinstance(channel_dim, int):
+        raise ValueError(f"channel_dim must be a whole number, not {channel_dim!r}")
     operation = Operation(Activation(activation, slope), channel_dim, shared)
     y, moments, _ = perform(operation, x, sigma, gamma, seed, statistics)
     return (y, moments) if statistics else y
@@ -104,6 +126,11 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractConte
 
     Needed where a recomputation could see another σ than the first pass saw: under `torch.compile`, and when more than
     16 forwards come before their backwards. Otherwise the layers see to it themselves, and keep no activation.
+
+    Example:
+        >>> from torch.utils.checkpoint import checkpoint
+        >>> contexts = stocnoise.functional.checkpoint_contexts
+        >>> logits = checkpoint(student, images, use_reentrant=False, context_fn=contexts)
     """
     return create_selective_checkpoint_contexts([torch.ops.stocnoise.stoc_act.default])
 
@@ -119,5 +146,27 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
         alpha: α, in [0, 1].
 
     A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ.
+
+    Raises:
+        ValueError: shapes that do not fit together, or α outside [0, 1].
+
+    Example:
+        >>> sigma, count, seed = torch.zeros(3), torch.tensor(0), stocnoise.functional.draw_seed("cpu")
+        >>> _, moments = stocnoise.functional.stoc_act(images, sigma, torch.tensor(0.01), seed, statistics=True)
+        >>> stocnoise.functional.update_sigma(sigma, torch.empty(3), count, moments[None], alpha=0.5)
+        >>> torch.allclose(sigma, 0.5 * images.std((0, 2, 3)))
+        True
     """
+    for name, value in (("sigma", sigma), ("before", before), ("batches", batches), ("moments", moments)):
+        check_tensor(name, value)
+    channels = tuple(sigma.shape)
+    if len(channels) != 1:
+        raise ValueError(f"sigma must have shape (C,), not {channels}")
+    if tuple(before.shape) != channels:
+        raise ValueError(f"before must have sigma's shape {channels}, not {tuple(before.shape)}")
+    if batches.dim() or batches.is_floating_point():
+        raise ValueError(f"batches must be a count, 0-dim int64, not {batches.dtype} of shape {tuple(batches.shape)}")
+    if moments.dim() != 3 or tuple(moments.shape[1:]) != (3, *channels):
+        raise ValueError(f"moments must have shape (W, 3, {channels[0]}), not {tuple(moments.shape)}")
+    check_share("alpha", alpha)
     ops.apply_update(sigma, before, batches, moments, alpha)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stocnoise.checks import check_model, check_tensor
+
 
 class InputNoise(nn.Module):
     """f(x + σ·z), z ~ N(0, 1) i.i.d. per element, in train and eval mode alike; see `with_input_noise`.
@@ -19,10 +21,15 @@ class InputNoise(nn.Module):
         model: f, inside, not copied.
         sigma: σ > 0, in units of the input: of pixels in [0, 1]. What `normalized` does comes after the noise, whether
             it stands inside this module or around it.
+
+    Example:
+        >>> stocnoise.InputNoise(model, sigma=0.25)(images).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
         super().__init__()
+        check_model("model", model)
         self.model = model
         self.sigma = check_input_noise(sigma)
         self.noise = True
@@ -39,6 +46,7 @@ class InputNoise(nn.Module):
 
     def added(self, x: Tensor) -> Tensor:
         """x + σ·z, of x's shape and dtype."""
+        check_tensor("x", x)
         if not x.is_floating_point():
             raise ValueError(f"noise on the input needs floating-point inputs, not {x.dtype}")
         if not self.noise:
@@ -80,7 +88,13 @@ def with_input_noise(model: nn.Module, sigma: float) -> InputNoise:
         ValueError: σ is none, or there is noise on the input already.
 
     Source: Lecuyer et al., S&P 2019; Cohen, Rosenfeld & Kolter, ICML 2019.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> torch.equal(smoothed(images), smoothed(images))
+        False
     """
+    check_model("model", model)
     for module in model.modules():
         if isinstance(module, InputNoise):
             raise ValueError(f"this model has noise on its input already, sigma={module.sigma:g}: give its .model")

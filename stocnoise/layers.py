@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from stocnoise import functional
 from stocnoise.activations import Activation, Operation
+from stocnoise.checks import check_device, check_function, check_number, check_share, check_whole, optional
 from stocnoise.distributed import gather_moments
 from stocnoise.errors import ScriptedModelError, UncalibratedWarning
-from stocnoise.ops import transformed
+from stocnoise.ops import apply_update, transformed
 from stocnoise.recomputation import Passes, recomputing
 
 Function = Activation | Callable[[Tensor], Tensor]
@@ -60,6 +61,12 @@ class StochasticActivation(nn.Module):
     model is cast to half precision.
 
     Source: Tan, Elovici, Binder, ICPR 2020, section III.
+
+    Example:
+        >>> layer = stocnoise.StochasticActivation(8, activation=nn.ELU(), alpha=0.1)
+        >>> y = layer(torch.randn(4, 8, 5, 5))
+        >>> layer.num_batches_tracked
+        tensor(1)
     """
 
     sigma: Tensor
@@ -88,12 +95,12 @@ class StochasticActivation(nn.Module):
         activation = self.default if activation is None else activation
         if activation is None:
             raise TypeError(f"{type(self).__name__} needs an activation, such as torch.nn.ELU()")
-        if num_channels < 1:
-            raise ValueError(f"num_channels must be positive, not {num_channels}")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-        if not 0 <= gamma < float("inf"):
-            raise ValueError(f"gamma must be a finite number of at least 0, not {gamma}")
+        check_function("activation", activation, "a tensor, such as torch.nn.ELU()")
+        check_whole("num_channels", num_channels)
+        check_share("alpha", alpha)
+        check_number("gamma", gamma)
+        check_whole("channel_dim", channel_dim, least=-(2**63))
+        optional(check_device, "device", device)
         self.num_channels = num_channels
         self.activation = activation
         self.alpha = alpha
@@ -143,7 +150,7 @@ class StochasticActivation(nn.Module):
         return y
 
     def _move_sigma(self, moments: Tensor) -> None:
-        functional.update_sigma(self.sigma, self.sigma_before, self.num_batches_tracked, moments, self.alpha)
+        apply_update(self.sigma, self.sigma_before, self.num_batches_tracked, moments, self.alpha)
 
     def _notice_if_uncalibrated(self) -> None:
         # Reading a buffer would synchronise a GPU; this happens until σ is first seen to be filled, and never again.
@@ -194,7 +201,13 @@ class StochasticActivation(nn.Module):
 
 
 class StocEMA(StochasticActivation):
-    """The method of the paper for any activation; a subclass is named for each activation of the fused operation."""
+    """The method of the paper for any activation; a subclass is named for each activation of the fused operation.
+
+    Example:
+        >>> layer = stocnoise.StocEMA(8, activation=nn.ELU(), gamma=0.05)
+        >>> layer(torch.randn(4, 8, 5, 5)).shape
+        torch.Size([4, 8, 5, 5])
+    """
 
     @classmethod
     def for_activation(cls, activation: Function) -> type[StochasticActivation]:
@@ -206,43 +219,72 @@ class StocEMA(StochasticActivation):
 
 
 class StocReLUEMA(StocEMA):
-    """max(0, x + noise); see `StochasticActivation`."""
+    """max(0, x + noise); see `StochasticActivation`.
+
+    Example:
+        >>> stocnoise.StocReLUEMA(8)(torch.randn(4, 8, 5, 5)).min()
+        tensor(0.)
+    """
 
     default = Activation("relu")
 
 
 class StocReLU6EMA(StocEMA):
-    """min(max(0, x + noise), 6); see `StochasticActivation`."""
+    """min(max(0, x + noise), 6); see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocReLU6EMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("relu6")
 
 
 class StocLeakyReLUEMA(StocEMA):
-    """LeakyReLU of x + noise; another slope by `activation=Activation("leaky_relu", slope)`."""
+    """LeakyReLU of x + noise; another slope by `activation=Activation("leaky_relu", slope)`.
+
+    Example:
+        >>> y = stocnoise.StocLeakyReLUEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("leaky_relu")
 
 
 class StocGELUEMA(StocEMA):
-    """(x + noise) · Φ(x + noise); see `StochasticActivation`."""
+    """(x + noise) · Φ(x + noise); see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocGELUEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("gelu")
 
 
 class StocGELUTanhEMA(StocEMA):
-    """GELU in its tanh approximation; see `StochasticActivation`."""
+    """GELU in its tanh approximation; see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocGELUTanhEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("gelu_tanh")
 
 
 class StocSiLUEMA(StocEMA):
-    """SiLU (swish) of x + noise; see `StochasticActivation`."""
+    """SiLU (swish) of x + noise; see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocSiLUEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("silu")
 
 
 class StocHardswishEMA(StocEMA):
-    """Hardswish of x + noise; see `StochasticActivation`."""
+    """Hardswish of x + noise; see `StochasticActivation`.
+
+    Example:
+        >>> y = stocnoise.StocHardswishEMA(8)(torch.randn(4, 8, 5, 5))
+    """
 
     default = Activation("hardswish")
 

@@ -16,6 +16,9 @@ class StocFixed(StochasticActivation):
     """h(x + √γ · z), z ~ N(0, 1): σ = 1 for ever, the ablation "without EMA" of Tan, Elovici, Binder, ICPR 2020.
 
     σ can be given other values (`layer.sigma.fill_(0.2)`); no batch moves it. Arguments as for `StochasticActivation`.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, layer=stocnoise.StocFixed, gamma=0.01)
     """
 
     adaptive = False
@@ -36,6 +39,11 @@ class StocL2P(StochasticActivation):
 
     Source: Jeddi, Shafiee, Karg, Scharfenberger, Wong, "Learn2Perturb: an End-to-end Feature Perturbation Learning to
     Improve Adversarial Robustness", CVPR 2020.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, layer=stocnoise.StocL2P)
+        >>> student[2].sigma.requires_grad
+        True
     """
 
     adaptive = False

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stocnoise.checks import check_model
 from stocnoise.errors import NormalizationWarning
 from stocnoise.input_noise import InputNoise
 
@@ -22,11 +23,12 @@ class Normalized(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+    def __init__(self, model: nn.Module, mean: Figures, std: Figures) -> None:
         super().__init__()
-        first = next(model.parameters(), torch.empty(0))
-        given = [torch.as_tensor(value, dtype=torch.float32, device=first.device) for value in (mean, std)]
-        if given[0].shape != given[1].shape or given[0].dim() > 1 or not ((given[1] > 0) & given[1].isfinite()).all():
+        check_model("model", model)
+        device = next(model.parameters(), torch.empty(0)).device
+        given = _figures("mean", mean, device), _figures("std", std, device)
+        if given[0].shape != given[1].shape or given[0].dim() > 1 or not (given[1] > 0).all():
             raise ValueError(f"mean and std need one entry per channel, std positive, not {mean} and {std}")
         if isinstance(getattr(model, "_orig_mod", None), InputNoise):
             raise ValueError("noise on the input comes before mean and std: compile what normalized gives, not before")
@@ -70,7 +72,13 @@ def normalized(model: nn.Module, mean: Figures = None, std: Figures = None) -> N
 
     Raises:
         ValueError: no figures are given and the model knows none, or they do not fit together.
+
+    Example:
+        >>> teacher = stocnoise.normalized(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> teacher(images).shape
+        torch.Size([4, 10])
     """
+    check_model("model", model)
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: give both or neither")
     if mean is None or std is None:
@@ -81,7 +89,7 @@ def normalized(model: nn.Module, mean: Figures = None, std: Figures = None) -> N
                 "mean and std): give both, normalized(model, mean, std)"
             )
         mean, std = found
-    return Normalized(model, _plain(mean), _plain(std))
+    return Normalized(model, mean, std)
 
 
 def expected_normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -119,7 +127,12 @@ def _shown(figures: tuple[float, ...]) -> str:
     return ", ".join(f"{figure:g}" for figure in figures)
 
 
-def _plain(figures: float | Sequence[float] | Tensor) -> float | tuple[float, ...]:
-    if isinstance(figures, Tensor):
-        figures = figures.tolist()
-    return float(figures) if isinstance(figures, int | float) else tuple(map(float, figures))
+def _figures(name: str, given: Figures, device: torch.device) -> Tensor:
+    """A copy of the figures, float32."""
+    try:
+        figures = torch.as_tensor(given, dtype=torch.float32, device=device).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a number, or one for each channel, not {given!r}") from None
+    if isinstance(given, bool) or not figures.isfinite().all():
+        raise ValueError(f"{name} must hold finite numbers, not {given!r}")
+    return figures

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.attacks.target import Target
-from stocnoise.batches import Others
-from stocnoise.checks import check_whole
+from stocnoise.batches import Others, check_others
+from stocnoise.checks import check_model, check_tensor, check_whole
 from stocnoise.tasks import OutputReader, TaskLike, as_task
 
 
@@ -63,12 +63,18 @@ def predict(
 
     Raises:
         ValueError: an output that the task does not take, an empty batch, or `samples` below 1.
+
+    Example:
+        >>> prediction = stocnoise.predict(student, images, samples=8)
+        >>> prediction.probabilities.shape, prediction.vote.shape
+        (torch.Size([4, 10]), torch.Size([4]))
     """
+    check_model("model", model)
     check_whole("samples", samples)
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x must be a tensor, not {type(x).__name__}")
-    if len(x) == 0:
-        raise ValueError("the batch is empty")
+    check_tensor("x", x)
+    check_others(others)
+    if x.dim() == 0 or len(x) == 0:
+        raise ValueError(f"x, of shape {tuple(x.shape)}, has no rows: the batch is empty")
     asked = as_task(task, output)
     with attack_mode(model):
         outputs = Target(model, x.dtype, samples, asked, others=others).outputs(x)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stocnoise.checks import check_model, check_whole
 from stocnoise.input_noise import InputNoise
 from stocnoise.normalization import Normalized
 from stocnoise.tasks import Task, TaskLike, as_task
@@ -68,8 +69,8 @@ class Averaged(Predictor):
 
     def __init__(self, model: nn.Module, samples: int = 16, task: TaskLike = "multiclass") -> None:
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
+        check_model("model", model)
+        check_whole("samples", samples)
         self.model, self.samples, self.task = model, samples, as_task(task)
         self.training = model.training
 

@@ -28,8 +28,9 @@ LAYERS = [
     {"aten"},
     {"mixture"},
     {"predictors"},
-    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "checks", "state_dicts"},
+    {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "state_dicts"},
     {"input_noise", "threads", "architectures", "markup"},
+    {"checks"},
     {"errors", "undo"},
 ]
 

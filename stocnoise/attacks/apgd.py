@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import BallAttack
-from stocnoise.attacks.losses import cross_entropy, loss_for
+from stocnoise.attacks.losses import check_loss, cross_entropy, loss_for
 from stocnoise.attacks.target import Ascent, Loss, Target
-from stocnoise.checks import check_whole
+from stocnoise.checks import check_share, check_whole
 from stocnoise.tasks import Task
 
 
@@ -37,6 +37,10 @@ class APGD(BallAttack):
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Croce & Hein, ICML 2020, algorithm 1.
+
+    Example:
+        >>> from stocnoise.attacks.losses import dlr
+        >>> adversarial = stocnoise.APGD(steps=10, eot=2, loss=dlr)(student, images, labels)
     """
 
     steps: int = 100
@@ -50,8 +54,8 @@ class APGD(BallAttack):
         super().__post_init__()
         check_whole("steps", self.steps)
         check_whole("restarts", self.restarts)
-        if not 0 < self.rho < 1:
-            raise ValueError(f"rho must lie in (0, 1), not {self.rho}")
+        check_loss(self.loss)
+        check_share("rho", self.rho, inner=True)
 
     def check_task(self, task: Task) -> None:
         loss_for(task, self.loss, self.targeted)

@@ -11,6 +11,7 @@ from torch import Tensor
 from stocnoise.attacks.base import BallAttack
 from stocnoise.attacks.libraries import Classifier, Scale, check_classes, class_labels, contained, refuse, require
 from stocnoise.attacks.target import Target
+from stocnoise.checks import check_choice
 from stocnoise.tasks import Task
 
 Version = Literal["rand", "standard", "plus"]
@@ -33,14 +34,16 @@ class AutoAttack(BallAttack):
         eps, norm, task, output, bounds: see `BallAttack`. `eot` is not used: the version says how many draws.
 
     Source: Croce & Hein, ICML 2020.
+
+    Example:
+        >>> attack = stocnoise.AutoAttack(eps=8 / 255, version="rand")
     """
 
     version: Version = "rand"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in get_args(Version):
-            raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {self.version!r}")
+        check_choice("version", self.version, get_args(Version))
 
     def check_task(self, task: Task) -> None:
         check_classes(task, "AutoAttack")

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from stocnoise.checks import check_choice, check_tensor, check_values
+
 Norm = Literal["inf", "l2"]
 
 Bound = float | Tensor | None
@@ -20,14 +22,15 @@ PIXELS: Bounds = (0.0, 1.0)
 
 
 def check_norm(norm: str) -> None:
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm must be 'inf' or 'l2', not {norm!r}")
+    check_choice("norm", norm, get_args(Norm))
 
 
 def check_eps(eps: float | Tensor, norm: Norm, bounds: Bounds) -> None:
     """ValueError for an ε that no attack can mean."""
     if not isinstance(eps, Tensor | Real) or isinstance(eps, bool):
         raise ValueError(f"eps must be a number, or a tensor of one for each feature, not {eps!r}")
+    if isinstance(eps, Tensor):
+        check_values("eps", eps)
     values = torch.as_tensor(eps, dtype=torch.float64)
     if not ((values >= 0) & values.isfinite()).all():
         raise ValueError(f"eps must be a finite number of at least 0, not {eps}")
@@ -57,9 +60,21 @@ def check_bounds(bounds: Bounds) -> None:
     for bound in bounds:
         if not (bound is None or isinstance(bound, Tensor | Real)):
             raise ValueError(f"bounds must be numbers, tensors or None, not {bound!r}")
+        if isinstance(bound, Tensor):
+            check_values("bounds", bound)
     low, high = limits(bounds)
     if not (torch.as_tensor(low) < torch.as_tensor(high)).all():
         raise ValueError(f"bounds must be (low, high) with low < high, not {bounds!r}")
+
+
+def check_mask(mask: Tensor | None) -> None:
+    """ValueError for a mask that holds anything but 0 and 1."""
+    if mask is None:
+        return
+    check_tensor("mask", mask)
+    check_values("mask", mask)
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("mask must hold 0 (stays as it is) and 1 (may be changed)")
 
 
 def limits(bounds: Bounds) -> tuple[float | Tensor, float | Tensor]:

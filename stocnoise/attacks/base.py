@@ -17,6 +17,7 @@ from stocnoise.attacks.ball import (
     Norm,
     check_bounds,
     check_eps,
+    check_mask,
     check_norm,
     clipped,
     limits,
@@ -27,8 +28,8 @@ from stocnoise.attacks.ball import (
 from stocnoise.attacks.losses import cross_entropy, reads_labels
 from stocnoise.attacks.modes import BatchNormMode, attack_mode, no_weight_gradients
 from stocnoise.attacks.target import Loss, Target
-from stocnoise.batches import Others
-from stocnoise.checks import check_whole
+from stocnoise.batches import Others, check_others
+from stocnoise.checks import check_choice, check_model, check_number, check_tensor, check_whole, optional
 from stocnoise.tasks import OutputReader, Task, TaskLike, as_task
 
 ASKED = {"asked": True}
@@ -56,6 +57,12 @@ class Attack(ABC):
         bounds: lowest and highest value of an input, numbers or tensors that broadcast to one input, None for no limit.
         mask: of 0 and 1, broadcasting to one input: what may be changed. None: everything.
         targeted: y holds the answers wanted, and the attack succeeds where the model gives them.
+
+    Example:
+        >>> class Brighter(stocnoise.Attack):
+        ...     def run(self, target, x, y, generator):
+        ...         return (x + 0.1).clamp(max=1)
+        >>> adversarial = Brighter()(student, images, labels)
     """
 
     eot: int = 1
@@ -70,12 +77,10 @@ class Attack(ABC):
 
     def __post_init__(self) -> None:
         check_whole("eot", self.eot)
-        if self.batch_norm not in get_args(BatchNormMode):
-            raise ValueError(f"batch_norm must be 'eval' or 'train', not {self.batch_norm!r}")
+        check_choice("batch_norm", self.batch_norm, get_args(BatchNormMode))
         as_task(self.task, self.output)
         check_bounds(self.bounds)
-        if self.mask is not None and not ((self.mask == 0) | (self.mask == 1)).all():
-            raise ValueError("mask must hold 0 (stays as it is) and 1 (may be changed)")
+        check_mask(self.mask)
         if self.targeted and not self.can_be_targeted:
             raise ValueError(f"{type(self).__name__} has no targeted form: use PGD, APGD or CW with targeted=True")
 
@@ -103,6 +108,10 @@ class Attack(ABC):
         Raises:
             ValueError: inputs outside `bounds`, or targets or an output that the task does not take.
         """
+        check_model("model", model)
+        check_others(others)
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
         task = as_task(self.task, self.output)
         self.check_task(task)
         with torch.inference_mode(False), torch.enable_grad():
@@ -237,6 +246,15 @@ def overshoot(
     bounds: Bounds = PIXELS,
 ) -> Tensor:
     """x + min(factor, ε/‖δ‖)·δ within bounds, δ = found − x: further along the same line, but within the budget ε."""
+    for name, value in (("x", x), ("found", found)):
+        check_tensor(name, value)
+    if found.shape != x.shape:
+        raise ValueError(f"found must be of x's shape, {tuple(x.shape)}, not {tuple(found.shape)}")
+    check_number("factor", factor)
+    if not isinstance(eps, Tensor) and eps != float("inf"):
+        check_number("eps", eps)
+    check_norm(norm)
+    check_bounds(bounds)
     work = x if x.dtype == torch.float64 else x.float()
     delta = found.to(work) - work
     if isinstance(eps, Tensor) and eps.dim():
@@ -249,9 +267,8 @@ def overshoot(
 
 def check_input(x: Tensor, y: Tensor | None, bounds: Bounds = PIXELS) -> None:
     """ValueError for inputs or targets that no attack can use, at the cost of one look at x."""
-    for name, value in (("x", x), ("y", y)):
-        if value is not None and not isinstance(value, Tensor):
-            raise ValueError(f"{name} must be a tensor, not {type(value).__name__}")
+    check_tensor("x", x)
+    optional(check_tensor, "y", y)
     if not x.is_floating_point():
         raise ValueError(f"images must be floating point in [0, 1], not {x.dtype}: divide by 255")
     if y is not None and (y.dim() == 0 or len(y) != len(x)):

@@ -17,7 +17,11 @@ from stocnoise.attacks.target import Target
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNoise(BallAttack):
-    """Noise of norm ε in a random direction: x ± ε with random signs for L∞, a point of the sphere for L2."""
+    """Noise of norm ε in a random direction: x ± ε with random signs for L∞, a point of the sphere for L2.
+
+    Example:
+        >>> noisy = stocnoise.RandomNoise(eps=8 / 255)(student, images, labels)
+    """
 
     def run(self, target: Target, x: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
@@ -38,6 +42,9 @@ class Transfer(BallAttack):
         source: the model to attack.
         attack: how; its ε and norm are replaced by this attack's own, and what it leaves unsaid is taken from it.
         eps, norm: see `BallAttack`.
+
+    Example:
+        >>> adversarial = stocnoise.Transfer(source=model, attack=stocnoise.PGD(steps=5))(student, images, labels)
     """
 
     source: nn.Module

@@ -34,6 +34,9 @@ class CW(MinimumNormAttack):
         eot, batch_norm, task, output, bounds, mask, targeted: see `Attack`. The task needs a margin.
 
     Source: Carlini & Wagner, S&P 2017, section VI.
+
+    Example:
+        >>> adversarial = stocnoise.CW(steps=5, search_steps=2)(student, images, labels)
     """
 
     steps: int = 100

@@ -18,7 +18,7 @@ from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.libraries import Classifier, Scale, check_classes, class_labels, contained, refuse, require
 from stocnoise.attacks.questions import Questions, SpentError
 from stocnoise.attacks.target import Target
-from stocnoise.checks import check_whole
+from stocnoise.checks import check_choice, check_whole
 from stocnoise.tasks import Task
 
 Noise = Literal["frozen", "raw"]
@@ -39,10 +39,9 @@ class _Decision(MinimumNormAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("steps", self.steps)
+        check_choice("noise", self.noise, get_args(Noise))
         if self.budget is not None:
             check_whole("budget", self.budget, least=self.eot)
-        if self.noise not in get_args(Noise):
-            raise ValueError(f"noise must be 'frozen' or 'raw', not {self.noise!r}")
         if self.budget is not None and self.noise == "frozen":
             raise ValueError("who has a budget of queries may only ask, and cannot freeze the noise: say noise='raw'")
 
@@ -152,6 +151,9 @@ class Boundary(_Decision):
             majority of `eot` answers and costs as many queries. None: not counted, and `eot` is not used.
 
     Source: Brendel, Rauber, Bethge, ICLR 2018.
+
+    Example:
+        >>> adversarial = stocnoise.Boundary(steps=10)(student, images, labels)
     """
 
     steps: int = 1000
@@ -173,6 +175,9 @@ class HopSkipJump(_Decision):
         norm: what is to be small, "l2" or "inf".
 
     Source: Chen, Jordan, Wainwright, S&P 2020.
+
+    Example:
+        >>> adversarial = stocnoise.HopSkipJump(steps=1, queries=10)(student, images, labels)
     """
 
     steps: int = 20

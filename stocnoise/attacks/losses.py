@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stocnoise.attacks.target import Loss, OfMean
+from stocnoise.checks import check_function
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import cross_entropy, margin
 
@@ -34,6 +35,11 @@ def mean_probability(logits: Tensor, y: Tensor) -> Tensor:
     Source: Salman et al., NeurIPS 2019, equation 6.
     """
     return cross_entropy(logits, y)
+
+
+def check_loss(loss: Loss) -> None:
+    """TypeError unless an attack can maximise it."""
+    check_function("loss", loss, "(output, y), one of stocnoise.attacks.losses or your own")
 
 
 def reads_labels(loss: Loss) -> bool:

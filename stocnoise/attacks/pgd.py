@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stocnoise.attacks.ball import Ball, per_row
 from stocnoise.attacks.base import ASKED, BallAttack
-from stocnoise.attacks.losses import cross_entropy, loss_for
+from stocnoise.attacks.losses import check_loss, cross_entropy, loss_for
 from stocnoise.attacks.target import Loss, Target
 from stocnoise.checks import check_number, check_whole
 from stocnoise.tasks import Task
@@ -42,6 +42,11 @@ class PGD(BallAttack):
         eps, norm, eot, batch_norm, task, output, bounds, mask, targeted: see `BallAttack`.
 
     Source: Madry et al., ICLR 2018; EOT: Athalye et al., ICML 2018.
+
+    Example:
+        >>> attack = stocnoise.PGD(eps=8 / 255, steps=5, eot=2)
+        >>> bool(((attack(student, images, labels) - images).abs() <= 8 / 255 + 1e-6).all())
+        True
     """
 
     steps: int = 10
@@ -64,6 +69,7 @@ class PGD(BallAttack):
             # In a ball of no radius, where a warm-up begins, there is nowhere to go.
             check_number("step_size", self.step_size, above=0 if torch.as_tensor(self.eps).any() else None)
         check_number("momentum", self.momentum)
+        check_loss(self.loss)
         if self.restarts > 1 and not self.random_start:
             raise ValueError("restarts need random_start=True: without it every restart is the same")
         check_number("start", self.start, above=0)
@@ -172,6 +178,10 @@ class BIM(PGD):
     """Basic iterative method: PGD from x itself. With `steps=1, step_size=eps` it is the fast gradient sign method.
 
     Source: Kurakin et al., ICLR 2017 workshop.
+
+    Example:
+        >>> fgsm = stocnoise.BIM(eps=8 / 255, steps=1, step_size=8 / 255)
+        >>> adversarial = fgsm(student, images, labels)
     """
 
     random_start: bool = False
@@ -179,7 +189,11 @@ class BIM(PGD):
 
 @dataclass(frozen=True, kw_only=True)
 class MIM(PGD):
-    """Momentum iterative method: BIM with μ = 1 over L1-normalised gradients. Source: Dong et al., CVPR 2018."""
+    """Momentum iterative method: BIM with μ = 1 over L1-normalised gradients. Source: Dong et al., CVPR 2018.
+
+    Example:
+        >>> adversarial = stocnoise.MIM(eps=8 / 255, steps=5)(student, images, labels)
+    """
 
     random_start: bool = False
     momentum: float = 1.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stocnoise.batches import Others
+from stocnoise.batches import Others, explained
 from stocnoise.predictors import one_draw_a_pass
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
@@ -48,29 +48,12 @@ def ask(
     Raises:
         ValueError: the model gave no such output, or another number of rows.
     """
-    try:
+    with explained(model, x):
         answer = model(x) if others is None else others.call(model, x, rows, draws)
-    except (RuntimeError, TypeError) as error:
-        if (reason := _misfit(model, x)) is not None:
-            raise ValueError(reason) from error
-        raise
     output = task.read(answer)
     if output.dim() == 0 or len(output) != len(x):
         raise ValueError(f"the model gave an output of shape {tuple(output.shape)} for {len(x)} inputs, not a row each")
     return output
-
-
-def _misfit(model: nn.Module, x: Tensor) -> str | None:
-    """Why a model whose forward failed could not take x, if its weights tell: another type or device."""
-    weights = next(model.parameters(), None)
-    if weights is None:
-        return None
-    if weights.device != x.device:
-        return f"the inputs are on {x.device} but the model is on {weights.device}: move one of them"
-    if weights.dtype != x.dtype:
-        advice = f"convert them to {weights.dtype}" if x.is_floating_point() else "divide images by 255"
-        return f"the model's weights are {weights.dtype}, and it does not take inputs of type {x.dtype}: {advice}"
-    return None
 
 
 class Ascent(NamedTuple):

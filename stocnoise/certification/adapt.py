@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stocnoise.batches import read_batch
+from stocnoise.batches import explained, read_batch
+from stocnoise.checks import check_model, check_several, check_whole
 from stocnoise.undo import attributes_kept, same_modes
 
 
@@ -30,13 +31,18 @@ def adapt_batch_norm(model: nn.Module, loader: Iterable[Any], batches: int = 16)
         ValueError: no BatchNorm with running statistics, an empty loader, or `batches` below 1.
 
     Source: Schneider et al., NeurIPS 2020; for randomised smoothing Nandy et al., arXiv 2102.05096.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25)
+        >>> stocnoise.adapt_batch_norm(smoothed, loader)
     """
+    check_model("model", model)
+    check_several("loader", loader, "batches")
+    check_whole("batches", batches)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         raise ValueError("this model has no BatchNorm with running statistics to adapt")
-    if batches < 1:
-        raise ValueError(f"batches must be at least 1, not {batches}")
-    few = [read_batch(batch).x for batch in itertools.islice(loader, batches)]
+    few = [x for batch in itertools.islice(loader, batches) if len(x := read_batch(batch).x)]
     if not few:
         raise ValueError("the loader gave no batch, so there is nothing to adapt to")
     device = next(norm.running_mean.device for norm in norms if norm.running_mean is not None)
@@ -47,4 +53,5 @@ def adapt_batch_norm(model: nn.Module, loader: Iterable[Any], batches: int = 16)
             norm.momentum = None
             norm.train()
         for x in few:
-            model(x.to(device))
+            with explained(model, x := x.to(device)):
+                model(x)

@@ -13,6 +13,7 @@ from torch import Tensor
 from stocnoise.certification.curve import plot_certificates
 from stocnoise.certification.page import page
 from stocnoise.certification.record import Record, Row
+from stocnoise.checks import check_number, check_path
 from stocnoise.evaluation.rates import Rate, wilson
 from stocnoise.evaluation.table import percent, table
 from stocnoise.storage import replacing
@@ -28,6 +29,13 @@ class Certificate:
     With probability 1 − α or more over the draws, for each input by itself: where an input was not abstained from, the
     most probable class of the student under its noise is `predicted` for every input closer than its radius. That is a
     promise of the smoothed classifier, the class of most draws, not of a single draw.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> certificate = stocnoise.certify(smoothed, loader, n=100, progress=False)
+        >>> certificate.save("certificate.json")
+        >>> stocnoise.Certificate.load("certificate.json").accuracy(0.0) == certificate.accuracy(0.0)
+        True
     """
 
     record: Record
@@ -81,6 +89,7 @@ class Certificate:
 
     def accuracy(self, r: float = 0.0) -> float:
         """Certified accuracy: the share of inputs with the right class and a radius of at least `r`."""
+        check_number("r", r)
         return (self.right & (self.radii >= r)).double().mean().item()
 
     @property
@@ -111,12 +120,14 @@ class Certificate:
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write one page with the figures and the curve, which needs nothing else."""
+        check_path("path", path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary:
             temporary.write_text(page(self.model, str(self), self.curve()), encoding="utf-8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON; a reader never sees half of it."""
+        check_path("path", path)
         self.record.write(Path(path))
 
     @classmethod
@@ -126,6 +137,7 @@ class Certificate:
         Raises:
             FileFormatError: it is something else.
         """
+        check_path("path", path)
         return cls(Record.read(Path(path)))
 
     def __str__(self) -> str:

@@ -20,6 +20,17 @@ from stocnoise.certification.certificate import Certificate
 from stocnoise.certification.record import Record, Row, digest, earlier, part_of, remove_parts, state_digest
 from stocnoise.certification.refusals import certifiable, noise_of, require_eval, require_independent
 from stocnoise.certification.sampling import Precision, Sampler, precision_on
+from stocnoise.checks import (
+    check_model,
+    check_number,
+    check_path,
+    check_seed,
+    check_several,
+    check_share,
+    check_text,
+    check_whole,
+    optional,
+)
 from stocnoise.evaluation.inputs import batches, pixel_model, processes
 from stocnoise.evaluation.model_checks import left_on
 from stocnoise.evaluation.trials import seed_all
@@ -89,19 +100,25 @@ def certify(
             radius at this α, or for `at`; a file of another run.
 
     Source: Cohen, Rosenfeld & Kolter, ICML 2019.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> certificate = stocnoise.certify(smoothed, loader, n=100, progress=False)
+        >>> certificate.radii.shape
+        torch.Size([4])
     """
     from tqdm import tqdm
 
-    for label, value in (
-        ("n0", n0),
-        ("n", n),
-        ("batch", batch),
-        ("max_images", 1 if max_images is None else max_images),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{label} must be a whole number of at least 1, not {value}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), not {alpha}")
+    check_model("student", student)
+    check_several("data", data, "batches")
+    for label, value in (("n0", n0), ("n", n), ("batch", batch)):
+        check_whole(label, value)
+    optional(check_whole, "max_images", max_images)
+    check_share("alpha", alpha, inner=True)
+    optional(check_number, "at", at, above=0)
+    check_seed("seed", seed)
+    optional(check_text, "name", name)
+    optional(check_path, "path", path)
     if resume and path is None:
         raise ValueError("resume=True needs the path of what there is to resume")
     asked = certifiable(task, output)
@@ -111,14 +128,14 @@ def certify(
     require_eval(student)
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
     sampler = Sampler(student, asked, batch, precision_on(device, precision))
-    settings = {
+    settings = {  # plain numbers, for JSON
         "sigma": noise.sigma,
-        "n0": n0,
-        "n": n,
-        "alpha": alpha,
-        "batch": batch,
-        "at": at,
-        "seed": seed,
+        "n0": int(n0),
+        "n": int(n),
+        "alpha": float(alpha),
+        "batch": int(batch),
+        "at": None if at is None else float(at),
+        "seed": int(seed),
         "task": asked.name,
         "precision": sampler.precision,
         "weights": state_digest(student),
@@ -178,8 +195,6 @@ def _require_reach(n: int, alpha: float, sigma: float, at: float | None) -> None
                 f"n={n} draws certify no radius at alpha={alpha:g}, even if all agree: it takes at least n={fewest}"
             )
         return
-    if not 0 < at < math.inf:
-        raise ValueError(f"at must be a radius above 0 in units of the input, not {at}")
     p = bound.probability_for(at, sigma)
     if p >= 1 or n < (fewest := sequential.fewest_draws(p, alpha)):
         needed = "more draws than can be counted" if p >= 1 else f"at least n={fewest}"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from stocnoise.checks import check_path, check_several, check_text, optional
 from stocnoise.evaluation.plot import blank
 from stocnoise.storage import save_figure
 
@@ -31,7 +32,17 @@ def plot_certificates(
         certificates: of `certify`; their models' names are the labels.
         path: save the picture there too.
         title: of the picture.
+
+    Example:
+        >>> smoothed = stocnoise.with_input_noise(model, sigma=0.25).eval()
+        >>> certificate = stocnoise.certify(smoothed, loader, n=100, progress=False)
+        >>> figure = stocnoise.plot_certificates([certificate], "certified.png")
     """
+    check_several("certificates", certificates, "results of certify")
+    if not certificates or not all(hasattr(certificate, "curve") for certificate in certificates):
+        raise ValueError("certificates must be what certify returns, one or more")
+    optional(check_path, "path", path)
+    check_text("title", title)
     figure, axes = blank()
     for certificate in certificates:
         radii, accuracies = zip(*certificate.curve(), strict=True)

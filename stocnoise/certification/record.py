@@ -88,7 +88,9 @@ class Record:
 
     @staticmethod
     def read(path: Path) -> Record:
-        """FileFormatError if `path` holds anything else."""
+        """FileFormatError if `path` holds anything else, FileNotFoundError if it holds nothing."""
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
         try:
             about = json.loads(path.read_text())
         except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks.target import ask
+from stocnoise.checks import check_choice
 from stocnoise.tasks import Task
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -24,8 +25,7 @@ def precision_on(device: torch.device, choice: Precision | None) -> Precision:
     """
     if choice is None:
         return "bf16" if device.type == "cuda" else "no"
-    if choice not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, or None, not {choice!r}")
+    check_choice("precision", choice, get_args(Precision))
     if choice != "no" and device.type != "cuda":
         raise ValueError(f'precision={choice!r} is for a GPU, and the model is on {device}: leave it out, or say "no"')
     return choice

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from stocnoise import evaluation
+from stocnoise.checks import check_seed, check_whole
 from stocnoise.cli import images, models, settings
-from stocnoise.cli.settings import setting
+from stocnoise.cli.settings import natural, positive, setting
 
 
 @dataclass(frozen=True)
@@ -17,21 +18,23 @@ class Settings:
     model: str = setting("name, module:function, or the folder that finetune wrote", positional=True)
     data: str = setting("folder with one folder of images per class, in the order of the model's classes")
     weights: str | None = setting("a student's file or folder, or a checkpoint; default pretrained", None)
-    classes: int | None = setting("that the model tells apart; default its authors', a file's the folder's", None)
-    size: int | None = setting("sides of the images in pixels; default the model's own", None)
+    classes: int | None = setting(
+        "that the model tells apart; default its authors', a file's the folder's", None, check=check_whole
+    )
+    size: int | None = setting("sides of the images in pixels; default the model's own", None, check=check_whole)
     attacks: tuple[str, ...] = setting("by name", ("bim", "pgd", "mim", "cw"))
     queries: tuple[int, ...] = setting("budgets of attackers who may only ask (square, boundary, hopskipjump)", ())
-    eps: tuple[float, ...] = setting("in steps of 1/255", (1.0, 2.0, 4.0, 8.0))
-    eot: int = setting("draws of the noise for each gradient", 16)
-    steps: int = setting("of the attacks", 20)
-    draws: int = setting("passes over each image when it is scored", 32)
-    images: int = setting("to evaluate on", 1000)
-    batch: int = setting("images at once", 50)
+    eps: tuple[float, ...] = setting("in steps of 1/255", (1.0, 2.0, 4.0, 8.0), check=positive)
+    eot: int = setting("draws of the noise for each gradient", 16, check=check_whole)
+    steps: int = setting("of the attacks", 20, check=check_whole)
+    draws: int = setting("passes over each image when it is scored", 32, check=check_whole)
+    images: int = setting("to evaluate on", 1000, check=check_whole)
+    batch: int = setting("images at once", 50, check=check_whole)
     transfer: bool = setting("also attack with images made on the pretrained model", False)
     half: bool = setting("run under autocast to bfloat16", False)
     out: str | None = setting("folder for report.html, report.json, asr.png and these settings", None)
-    seed: int = setting("of everything random", 0)
-    workers: int = setting("processes that load images", 2)
+    seed: int = setting("of everything random", 0, check=check_seed)
+    workers: int = setting("processes that load images", 2, check=natural)
     progress: bool = setting("show a bar", True)
 
 

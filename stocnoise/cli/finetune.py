@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Subset
 
 from stocnoise import hub
 from stocnoise.attacks import PGD
-from stocnoise.checks import check_number, check_whole
+from stocnoise.checks import check_number, check_seed, check_whole
 from stocnoise.cli import images, models, settings
-from stocnoise.cli.settings import setting
+from stocnoise.cli.settings import natural, positive, setting
 from stocnoise.conversion import convert
 from stocnoise.conversion.summary import summary
 from stocnoise.evaluation import evaluate
@@ -34,24 +34,24 @@ class Settings:
     data: str = setting("folder with train/ and val/, each with one folder of images per class")
     out: str = setting("folder for student, model card, report, pictures and these settings")
     random: bool = setting("random weights instead of pretrained ones", False)
-    size: int | None = setting("sides of the images in pixels; default the model's own", None)
+    size: int | None = setting("sides of the images in pixels; default the model's own", None, check=check_whole)
     objective: str = setting("what a step minimises", "at", choices=NAMES)
-    epochs: int = setting("of the student", 10)
-    head_epochs: int = setting("of a new head, on clean images", 2)
+    epochs: int = setting("of the student", 10, check=check_whole)
+    head_epochs: int = setting("of a new head, on clean images", 2, check=check_whole)
     hold_out: int = setting("images of train/ not trained on, to choose the best epoch by; 0: the last epoch", 0)
-    batch: int = setting("images on each device", 128)
-    lr: float = setting("peak learning rate", 0.01)
-    eps: float = setting("in steps of 1/255", 4.0)
+    batch: int = setting("images on each device", 128, check=check_whole)
+    lr: float = setting("peak learning rate", 0.01, check=positive)
+    eps: float = setting("in steps of 1/255", 4.0, check=positive)
     warmup: float = setting("epochs in which eps grows from 0, which transformers need", 0.0)
-    steps: int = setting("of PGD in training", 3)
-    gamma: float = setting("the noise at the end", 0.1)
+    steps: int = setting("of PGD in training", 3, check=check_whole)
+    gamma: float = setting("the noise at the end", 0.1, check=check_number)
     precision: str | None = setting("of training", None, choices=("no", "bf16", "fp16"))
-    images: int = setting("to evaluate on", 1000)
-    attack_steps: int = setting("of the attacks of the evaluation", 20)
-    eot: int = setting("draws of the noise for each of their gradients", 8)
-    draws: int = setting("passes over each image when it is scored", 32)
-    seed: int = setting("of everything random", 0)
-    workers: int = setting("processes that load images", 4)
+    images: int = setting("to evaluate on", 1000, check=check_whole)
+    attack_steps: int = setting("of the attacks of the evaluation", 20, check=check_whole)
+    eot: int = setting("draws of the noise for each of their gradients", 8, check=check_whole)
+    draws: int = setting("passes over each image when it is scored", 32, check=check_whole)
+    seed: int = setting("of everything random", 0, check=check_seed)
+    workers: int = setting("processes that load images", 4, check=natural)
     progress: bool = setting("show bars", True)
 
 

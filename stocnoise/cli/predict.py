@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from stocnoise.checks import check_seed, check_whole
 from stocnoise.cli import images, models
-from stocnoise.cli.settings import setting
+from stocnoise.cli.settings import natural, setting
 from stocnoise.conversion.summary import table
 from stocnoise.prediction import predict
 
@@ -20,14 +21,14 @@ class Settings:
     model: str = setting("name, module:function, or the folder that finetune wrote", positional=True)
     images: tuple[str, ...] = setting("files, and folders of them", positional=True)
     weights: str | None = setting("a student's file or folder, or a checkpoint; default pretrained", None)
-    classes: int | None = setting("that the model tells apart; default its authors'", None)
+    classes: int | None = setting("that the model tells apart; default its authors'", None, check=check_whole)
     names: str | None = setting("file with a name of a class a line; default the folder's classes.txt", None)
-    size: int | None = setting("sides of the images in pixels; default the model's own", None)
-    samples: int = setting("passes over each image", 16)
+    size: int | None = setting("sides of the images in pixels; default the model's own", None, check=check_whole)
+    samples: int = setting("passes over each image", 16, check=check_whole)
     json: bool = setting("print a JSON object a line instead of a table", False)
-    batch: int = setting("images at once", 50)
-    seed: int = setting("of the noise", 0)
-    workers: int = setting("processes that load images", 0)
+    batch: int = setting("images at once", 50, check=check_whole)
+    seed: int = setting("of the noise", 0, check=check_seed)
+    workers: int = setting("processes that load images", 0, check=natural)
 
 
 def run(asked: Settings) -> int:

@@ -5,20 +5,35 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import MISSING, Field, field, fields
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from stocnoise.checks import check_number, check_whole
 from stocnoise.storage import replacing
 
 S = TypeVar("S")
 NAME = "settings.toml"
 
 
-def setting(help: str, default: Any = MISSING, *, choices: tuple[str, ...] = (), positional: bool = False) -> Any:
-    """A field of settings; one without a default must be given, by a flag or in the file."""
-    more = {"help": help, "choices": choices, "positional": positional}
+Check = Callable[[str, Any], None]
+natural = partial(check_whole, least=0)
+positive = partial(check_number, above=0)
+
+
+def setting(
+    help: str,
+    default: Any = MISSING,
+    *,
+    choices: tuple[str, ...] = (),
+    positional: bool = False,
+    check: Check | None = None,
+) -> Any:
+    """A field of settings; one without a default must be given, by a flag or in the file. A number has a `check`."""
+    more = {"help": help, "choices": choices, "positional": positional, "check": check}
     return field(metadata=more) if default is MISSING else field(default=default, metadata=more)
 
 
@@ -47,7 +62,7 @@ def read(cls: type[S], options: argparse.Namespace) -> S:
     """The settings that flags say, else the file, else the defaults.
 
     Raises:
-        ValueError: one is missing, unknown or of another type; the message names it.
+        ValueError: one is missing, unknown, of another type or out of range; the message names it.
         FileNotFoundError: there is no such file.
     """
     told = load(cls, options.settings) if options.settings else {}
@@ -58,6 +73,9 @@ def read(cls: type[S], options: argparse.Namespace) -> S:
         elif one.name not in told and one.default is MISSING:
             flag = one.name.upper() if one.metadata["positional"] else f"--{one.name.replace('_', '-')}"
             raise ValueError(f"{flag} is missing: {one.metadata['help']}")
+        if one.metadata["check"] is not None and told.get(one.name) is not None:
+            for value in told[one.name] if isinstance(told[one.name], tuple) else [told[one.name]]:
+                one.metadata["check"](f"--{one.name.replace('_', '-')}", value)
     return cls(**told)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stocnoise.checks import check_number, check_several, check_share
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion.changing.disguise import disguise
 from stocnoise.conversion.changing.layers import make_layers, put_in_place
@@ -22,7 +23,7 @@ from stocnoise.conversion.finding.skeleton import not_copyable
 from stocnoise.conversion.finding.survey import Survey, survey
 from stocnoise.conversion.proof import audit, compare
 from stocnoise.conversion.refuse import refuse, unwrap_compiled
-from stocnoise.conversion.rules import Rule, settings
+from stocnoise.conversion.rules import Rule, check_layer, settings
 from stocnoise.errors import ConversionError, NothingConvertedError, UnsupportedActivationError
 from stocnoise.input_noise import check_input_noise, with_input_noise
 from stocnoise.layers import StochasticActivation, StocReLUEMA
@@ -84,9 +85,19 @@ def convert(
 
     Raises:
         ConversionError: one of its subclasses says why; the model is then unchanged.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, gamma=0.05, rules=[("2", {"alpha": 0.1})])
+        >>> [name for name, layer in stocnoise.stochastic_layers(student)]
+        ['2']
     """
     if input_noise is not None:
         check_input_noise(input_noise)
+    check_layer("layer", layer)
+    check_share("alpha", alpha)
+    check_number("gamma", gamma)
+    check_several("more_inputs", more_inputs, "example inputs")
+    check_several("rules", rules, "pairs of a filter and a dict of settings")
     model = unwrap_compiled(model)
     examples = _examples(model, (example_input, *more_inputs))
     found, plan = _plan(model, examples, include, exclude)
@@ -113,7 +124,13 @@ def find_sites(
     include: FilterLike | None = None,
     exclude: FilterLike | None = None,
 ) -> list[Site]:
-    """The sites that `convert` with the same arguments would convert, in the order of their first call."""
+    """The sites that `convert` with the same arguments would convert, in the order of their first call.
+
+    Example:
+        >>> [(site.name, site.activation, site.channels) for site in stocnoise.find_sites(model, images)]
+        [('2', 'relu', 8)]
+    """
+    check_several("more_inputs", more_inputs, "example inputs")
     model = unwrap_compiled(model)
     _, plan = _plan(model, _examples(model, (example_input, *more_inputs)), include, exclude)
     return [placement.site for placement in plan.placements]

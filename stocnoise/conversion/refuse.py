@@ -6,6 +6,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
+from stocnoise.checks import check_model
 from stocnoise.errors import (
     AlreadyConvertedError,
     ConversionError,
@@ -24,8 +25,7 @@ _FLOAT = {"FloatFunctional", "FXFloatFunctional"}
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
     """The model inside `torch.compile(model)`."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_model("model", model)
     return getattr(model, "_orig_mod", model)
 
 

@@ -46,15 +46,22 @@ def settings(
     return chosen
 
 
+def check_layer(name: str, layer: Any) -> None:
+    """TypeError unless `layer` is a class of stochastic layers."""
+    if not (isinstance(layer, type) and issubclass(layer, StochasticActivation)):
+        raise TypeError(
+            f"{name} must be a subclass of StochasticActivation, such as stocnoise.StocReLUEMA (the class, not a layer "
+            f"made of it), not {layer!r}"
+        )
+
+
 def _checked(number: int, rule: Rule) -> tuple[Any, Mapping[str, Any]]:
     if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[1], Mapping)):
         raise TypeError(f"rules[{number}] must be a pair of a filter and a dict of settings, not {rule!r}")
     unknown = [key for key in rule[1] if key not in _KEYS]
     if unknown:
         raise TypeError(f"rules[{number}] sets {unknown[0]!r}; a rule can set {', '.join(_KEYS)}")
-    layer = rule[1].get("layer", StochasticActivation)
-    if not (isinstance(layer, type) and issubclass(layer, StochasticActivation)):
-        raise TypeError(f"rules[{number}]: layer must be a subclass of StochasticActivation, not {layer!r}")
+    check_layer(f"rules[{number}]: layer", rule[1].get("layer", StochasticActivation))
     applies = make_filter(rule[0], f"rules[{number}]")
     if applies is None:
         raise TypeError(f"rules[{number}] has no filter: use '*' for every site")

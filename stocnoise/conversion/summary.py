@@ -81,7 +81,12 @@ class Summary:
 
 
 def summary(model: nn.Module) -> Summary:
-    """The stochastic layers of `model` with their sites, activations, γ and σ, and what was left alone and why."""
+    """The stochastic layers of `model` with their sites, activations, γ and σ, and what was left alone and why.
+
+    Example:
+        >>> stocnoise.summary(student).rows[0].activation
+        'relu'
+    """
     model = unwrap_compiled(model)
     conversion = None if student_in(model) is None else conversion_of(model)
     sites = dict(conversion.layers) if conversion else {}

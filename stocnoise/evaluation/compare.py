@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from stocnoise.checks import check_all
 from stocnoise.evaluation.measured import Entry, Measured
 from stocnoise.evaluation.rates import difference
 from stocnoise.evaluation.table import epsilon, percent, table
@@ -18,6 +19,7 @@ class Comparison:
     reports: list[Measured]
 
     def __post_init__(self) -> None:
+        check_all("others", self.reports, Measured, "reports of evaluate")
         norms = {report.settings["norm"] for report in self.reports}
         if len(norms) > 1:
             raise ValueError("reports of different norms cannot be compared")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stocnoise.checks import check_all, check_path, optional
 from stocnoise.evaluation.measured import WORST, Measured
 from stocnoise.evaluation.rates import Rate
 from stocnoise.storage import save_figure
@@ -82,7 +83,14 @@ def plot_asr(reports: Sequence[Measured], attack: str = WORST, path: str | os.Pa
         reports: of `evaluate`, all of the same norm.
         attack: a name that every report has.
         path: save the picture there too.
+
+    Example:
+        >>> asked = dict(attacks=["pgd"], eps=[4 / 255, 8 / 255], eot=2, steps=5, draws=8, progress=False)
+        >>> reports = [stocnoise.evaluate(each, loader, **asked) for each in (model, student)]
+        >>> figure = stocnoise.plot_asr(reports, "pgd", "asr.png")
     """
+    check_all("reports", reports, Measured, "what evaluate returned")
+    optional(check_path, "path", path)
     norms = {report.settings["norm"] for report in reports}
     if len(norms) != 1:
         raise ValueError("plot_asr needs reports, all of the same norm")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stocnoise.checks import check_path, check_several, optional
 from stocnoise.evaluation.compare import Comparison
 from stocnoise.evaluation.examples import Example
 from stocnoise.evaluation.measured import Entry, Measured
@@ -45,7 +46,14 @@ _MORE = {
 
 @dataclass(frozen=True)
 class Report(Measured):
-    """What `evaluate` found. `print(report)` is a table, `report.to_html(path)` a page."""
+    """What `evaluate` found. `print(report)` is a table, `report.to_html(path)` a page.
+
+    Example:
+        >>> report = stocnoise.evaluate(student, loader, ["pgd"], 8 / 255, eot=2, steps=5, draws=8, progress=False)
+        >>> report.attacks
+        ['pgd']
+        >>> report.save("report.json")
+    """
 
     examples: list[Example] = field(default_factory=list, repr=False, compare=False)
     """Single inputs under each attack, with `evaluate(..., keep_examples=…)`."""
@@ -55,18 +63,22 @@ class Report(Measured):
 
         For the pictures say `evaluate(..., keep_examples=12)`.
         """
+        check_path("path", path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary:
             temporary.write_text(page(self, self.examples), encoding="utf-8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict()` as JSON; a reader never sees half of it."""
+        check_path("path", path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     def plot(self, attacks: Sequence[str] | None = None, path: str | os.PathLike[str] | None = None) -> Figure:
         """ASR against ε, a curve with 95 % bars for each attack; with `path` also saved. Needs matplotlib."""
+        optional(check_path, "path", path)
+        optional(check_several, "attacks", attacks, "names of the report's")
         names = self.attacks if attacks is None else list(attacks)
         return draw([(name, self.curve(name)) for name in names], self.settings["norm"], self.model, path)
 

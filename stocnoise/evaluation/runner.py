@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import Attack
-from stocnoise.attacks.ball import PIXELS, Bounds, Norm, check_bounds, check_eps, check_norm
+from stocnoise.attacks.ball import PIXELS, Bounds, Norm, check_bounds, check_eps, check_mask, check_norm
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.batches import BatchReader, check_reader
-from stocnoise.checks import check_whole
+from stocnoise.checks import (
+    check_function,
+    check_model,
+    check_path,
+    check_seed,
+    check_several,
+    check_text,
+    check_values,
+    check_whole,
+    optional,
+)
 from stocnoise.evaluation.inputs import Counted, batches, pixel_model, processes
 from stocnoise.evaluation.jobs import Wish
 from stocnoise.evaluation.kept import KeptBatches
@@ -29,9 +40,6 @@ from stocnoise.evaluation.trials import Budgets
 from stocnoise.functional import as_one_process
 from stocnoise.normalization import Figures, warn_if_bare
 from stocnoise.tasks import OutputReader, TaskLike, as_task
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate(
@@ -119,23 +127,37 @@ def evaluate(
         ValueError: inputs outside `bounds`, targets or an output that the task does not take, or an unknown attack;
             `resume` without `path`, or with batches of another evaluation there.
         ImportError: an attack needs a library that is not installed.
+
+    Example:
+        >>> report = stocnoise.evaluate(student, loader, ["pgd"], 8 / 255, eot=2, steps=5, draws=8, progress=False)
+        >>> 0 <= report["pgd", 8 / 255].robust_accuracy.value <= 1
+        True
     """
     from tqdm import tqdm
 
+    check_model("model", model)
+    optional(check_model, "transfer_from", transfer_from)
+    check_several("data", data, "batches")
     check_norm(norm)
     for label, value in (("eot", eot), ("steps", steps), ("draws", draws), ("check_images", check_images)):
         check_whole(label, value)
     if resume and path is None:
         raise ValueError("resume=True needs path=…: finished batches are kept beside the report")
     check_whole("keep_examples", keep_examples, least=0)
-    if max_images is not None:
-        check_whole("max_images", max_images)
+    optional(check_whole, "max_images", max_images)
+    optional(check_function, "targets", targets, "(x, y)")
+    check_seed("seed", seed)
+    optional(check_text, "name", name)
+    optional(check_path, "path", path)
+    if not isinstance(attacks, str | Attack | Strongest):
+        check_several("attacks", attacks, "names or attack objects")
     wanted = [attacks] if isinstance(attacks, str | Attack | Strongest) else list(attacks)
     if transfer_from is not None and "transfer" not in wanted:
         wanted.append("transfer")
     if not wanted:
-        raise ValueError("no attack was asked for")
+        raise ValueError("attacks is empty: no attack was asked for")
     check_bounds(bounds)
+    check_mask(mask)
     check_reader(batch)
     asked = as_task(task, output)
     counted = Counted(pixel_model(model, mean, std))
@@ -205,7 +227,15 @@ def evaluate(
 
 def _budgets(eps: float | Tensor | Sequence[float | Tensor], norm: Norm, bounds: Bounds) -> Budgets:
     """Each ε by its largest value, in rising order."""
-    given = [eps] if isinstance(eps, int | float | Tensor) else list(eps)
+    if isinstance(eps, float | int | Tensor):
+        eps = [eps]
+    check_several("eps", eps, "numbers or tensors")
+    given = list(eps)
+    for value in given:
+        if isinstance(value, Tensor):
+            check_values("eps", value)
+        elif not isinstance(value, Real) or isinstance(value, bool):
+            raise ValueError(f"eps must be positive numbers in pixels of [0, 1], not {eps!r}")
     values = {float(value.max() if isinstance(value, Tensor) else value): value for value in given}
     if not values or not all(0 < value < math.inf for value in values):
         raise ValueError(f"eps must be positive numbers in pixels of [0, 1], not {eps}")

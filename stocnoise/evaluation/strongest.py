@@ -14,6 +14,7 @@ from stocnoise.attacks import APGD, PGD, BallAttack
 from stocnoise.attacks.frozen import frozen
 from stocnoise.attacks.losses import margin
 from stocnoise.batches import Batch
+from stocnoise.checks import check_all, check_several, check_text, check_whole
 from stocnoise.controls import deterministic
 from stocnoise.evaluation.cascade import better, standing
 from stocnoise.evaluation.inputs import Counted, uncounted
@@ -39,8 +40,9 @@ class Budget:
     attacks: tuple[Name, ...] = ("pgd", "apgd", "apgd-margin", "frozen draw", "noise off", "parent")
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.tries < 1:
-            raise ValueError(f"steps and tries must be at least 1, not {self.steps} and {self.tries}")
+        check_whole("steps", self.steps)
+        check_whole("tries", self.tries)
+        check_several("attacks", self.attacks, f"of {', '.join(get_args(Name))}")
         if not self.attacks or set(self.attacks) - set(get_args(Name)):
             raise ValueError(f"attacks must be of {', '.join(get_args(Name))}, not {self.attacks!r}")
 
@@ -72,6 +74,8 @@ class Strongest:
     version: str = "strongest"
 
     def __post_init__(self) -> None:
+        check_all("budgets", self.budgets, Budget, "stages, each an evaluation.Budget")
+        check_text("version", self.version)
         if not self.budgets or not {"pgd", "apgd", "apgd-margin"} & set(self.budgets[0].attacks):
             raise ValueError("budgets must begin with a stage that attacks the model itself: pgd, apgd or apgd-margin")
 

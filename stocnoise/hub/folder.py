@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from stocnoise import files
+from stocnoise.checks import check_model, check_path, check_text, check_whole, optional
 from stocnoise.conversion import conversion_of
 from stocnoise.errors import FileFormatError
 from stocnoise.evaluation import Report
@@ -56,8 +57,19 @@ def save(
             JSON cannot.
         ImportError: huggingface_hub is not installed.
         OSError: the file system refused (full, read-only); the files of the folder are as they were.
+
+    Example:
+        >>> folder = stocnoise.hub.save(student, "student", training={"epochs": 10})
     """
     _library()
+    check_model("student", student)
+    check_path("folder", folder)
+    for name, value in (("teacher", teacher), ("dataset", dataset), ("license", license)):
+        optional(check_text, name, value)
+    optional(check_whole, "classes", classes)
+    for name, given in (("training", training), ("report", report)):
+        if not (given is None or isinstance(given, Mapping | Report)):
+            raise TypeError(f"{name} must be a dict of names and values, not {given!r}")
     conversion_of(student)  # refuses what is none before a folder is made
     config = Config.of(student, teacher, classes, training or {})
     try:
@@ -65,6 +77,8 @@ def save(
     except (TypeError, ValueError) as error:
         raise ValueError(f"training must be what JSON holds: {error}") from error
     figures = report.to_dict() if isinstance(report, Report) else report
+    if figures is not None and not {"clean", "attacks", "settings", "warnings"} <= set(figures):
+        raise ValueError(f"report must be what evaluate returned, or what Report.to_dict gives, not {figures!r}")
     described = card(student, config, figures, dataset, license)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -116,7 +130,12 @@ def push(
 
     Raises:
         ValueError, ImportError: as `save`; huggingface_hub's own errors if it refuses. You log in by `hf auth login`.
+
+    Example:
+        >>> stocnoise.hub.push(student, "name", training={"epochs": 10})  # doctest: +SKIP
     """
+    check_text("repository", repository)
+    check_text("message", message)
     api = _library().HfApi(library_name="stocnoise")
     with tempfile.TemporaryDirectory() as folder:
         save(student, folder, **about)
@@ -149,7 +168,14 @@ def load(
         FileFormatError: a file is altered or says what cannot be, or `config.json` names no model and none was given.
         FileNotFoundError: a file is missing.
         ImportError: huggingface_hub is not installed and `repository` is no folder.
+
+    Example:
+        >>> folder = stocnoise.hub.save(student, "student")
+        >>> student = stocnoise.hub.load(folder, model)
     """
+    check_path("repository", repository)
+    optional(check_model, "model", model)
+    optional(check_text, "revision", revision)
     folder = Path(repository)
     if not folder.is_dir():
         folder = Path(_download(str(repository), revision))

@@ -9,7 +9,7 @@ from stocnoise.tasks.binary import BINARY
 from stocnoise.tasks.multiclass import MULTICLASS
 from stocnoise.tasks.multilabel import MULTILABEL
 from stocnoise.tasks.segmentation import SEGMENTATION
-from stocnoise.tasks.task import OutputReader, Task
+from stocnoise.tasks.task import OutputReader, Task, check_output
 
 TaskName = Literal["multiclass", "binary", "multilabel", "segmentation"]
 TaskLike = TaskName | Task
@@ -22,10 +22,13 @@ def as_task(task: TaskLike, output: OutputReader | None = None) -> Task:
 
     Raises:
         ValueError: an unknown name.
+
+    Example:
+        >>> stocnoise.tasks.as_task("binary").name
+        'binary'
     """
     found = _NAMED.get(task) if isinstance(task, str) else task
     if not isinstance(found, Task):
         raise ValueError(f"task must be one of {', '.join(_NAMED)}, or a stocnoise.Task(loss, wrong), not {task!r}")
-    if not (output is None or callable(output) or isinstance(output, str | int)):
-        raise ValueError(f"output must be a key, an index or a function, not {output!r}")
+    check_output(output)
     return found if output is None else replace(found, output=output)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stocnoise.checks import check_whole
 from stocnoise.tasks.targets import integers
 from stocnoise.tasks.task import Task, unchanged
 
@@ -17,7 +18,11 @@ def segmentation(ignore_index: int = -100) -> Task:
 
     A row is wrong to the share of its counted pixels that are; the loss is the mean cross-entropy of the counted
     pixels. The shape after the batch and the classes may have any number of dimensions.
+
+    Example:
+        >>> task = stocnoise.tasks.segmentation(ignore_index=255)
     """
+    check_whole("ignore_index", ignore_index, least=-(2**63))
     return Task(
         loss=partial(_loss, ignored=ignore_index),
         wrong=lambda logits, y: _units(logits, y, ignore_index).nanmean(1).nan_to_num(0.0),

@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stocnoise.checks import check_function, check_text, optional
+
 OutputReader = str | int | Callable[[Any], Tensor]
 """A key or attribute of what a model returns, an index into it, or a function that makes the output of it."""
+
+
+def check_output(output: Any) -> None:
+    """ValueError for what cannot say which part of an answer is the output."""
+    named = isinstance(output, str | int) and not isinstance(output, bool)
+    if not (output is None or named or (callable(output) and not isinstance(output, type))):
+        raise ValueError(f"output must be a key, an index or a function, not {output!r}")
 
 
 def unchanged(output: Tensor) -> Tensor:
@@ -25,11 +34,6 @@ class Task:
     Attacks raise the loss of each row, training lowers its mean over rows, and a row's answer is judged by `wrong`: ASR
     is the share of answers that an attack turns from right to wrong. Draws of a stochastic model are put together by
     `average`.
-
-        def loss(output, target):        # regression with a tolerance
-            return ((output - target) ** 2).flatten(1).mean(1)
-
-        task = stocnoise.Task(loss, lambda output, target: (output - target).abs().flatten(1).amax(1) > 0.1)
 
     Args:
         loss: (output (B, …), target (B, …)) → (B,), differentiable in the output.
@@ -49,6 +53,14 @@ class Task:
         check: (output, target): ValueError, with the shapes in words, where the two do not belong together.
         name: in settings and messages.
         output: what of the model's answer is the output; None takes a tensor as it is, or the attribute `logits`.
+
+    Example:
+        Regression with a tolerance:
+
+        >>> def loss(output, target):
+        ...     return ((output - target) ** 2).flatten(1).mean(1)
+        >>> task = stocnoise.Task(loss, lambda output, target: (output - target).abs().flatten(1).amax(1) > 0.1)
+        >>> adversarial = stocnoise.PGD(steps=5, task=task)(student, images, torch.zeros(4, 10))
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -65,6 +77,14 @@ class Task:
     check: Callable[[Tensor, Tensor | None], None] = lambda output, target: None
     name: str = "custom"
     output: OutputReader | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "wrong", "average", "probabilities", "read_target", "check"):
+            check_function(name, getattr(self, name), "an output, a target or both: see Task")
+        for name in ("classes", "decide", "logits", "margin", "units", "overlaps"):
+            optional(check_function, name, getattr(self, name), "an output, a target or both: see Task")
+        check_text("name", self.name)
+        check_output(self.output)
 
     def read(self, answer: Any) -> Tensor:
         """The output in what the model returned, in float32 or wider.

@@ -33,6 +33,13 @@ class Callback:
 
     A callback with state of its own also overrides `state_dict` and `load_state_dict`, and the state becomes a part of
     every checkpoint. Callbacks must not draw random numbers outside a generator of their own.
+
+    Example:
+        >>> class StopEarly(stocnoise.Callback):
+        ...     def on_epoch_end(self, run):
+        ...         run.stop = run.history[-1].loss < 100
+        >>> len(stocnoise.finetune(student, loader, epochs=3, callbacks=[StopEarly()], progress=False))
+        1
     """
 
     sets_gamma: ClassVar[bool] = False

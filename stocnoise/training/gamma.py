@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from stocnoise.checks import check_number, check_whole
+from stocnoise.checks import check_model, check_number, check_whole
 from stocnoise.controls import set_gamma
 
 
@@ -30,6 +31,11 @@ class GammaSchedule:
         epochs: T. `finetune` fills it in; a loop of one's own gives it.
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
+
+    Example:
+        >>> schedule = stocnoise.GammaSchedule(init=0.01, max=0.1, epochs=10)
+        >>> round(schedule.step(student), 3)
+        0.019
     """
 
     def __init__(self, init: float = 0.01, max: float = 0.1, interval: int = 1, epochs: int | None = None) -> None:
@@ -57,6 +63,7 @@ class GammaSchedule:
 
     def apply(self, student: nn.Module) -> float:
         """Set γ of every stochastic layer of `student` (wrapped or not) to `value`, and return it."""
+        check_model("student", student)
         value = self.value
         set_gamma(student, value)
         return value
@@ -66,7 +73,7 @@ class GammaSchedule:
         self.epoch += 1
         try:
             return self.apply(student)
-        except ValueError:
+        except (TypeError, ValueError):
             self.epoch -= 1
             raise
 
@@ -77,6 +84,9 @@ class GammaSchedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. ValueError if that was another schedule."""
         settings = ("init", "max", "interval", "epochs")
+        if not isinstance(state, Mapping) or not {*settings, "epoch"} <= set(state):
+            raise ValueError(f"state must be what GammaSchedule.state_dict gives, not {state!r}")
+        check_whole("state['epoch']", state["epoch"], least=0)
         if any(state[name] != vars(self)[name] for name in settings):
             theirs = ", ".join(f"{name}={state[name]}" for name in settings)
             raise ValueError(f"the state is of another schedule, GammaSchedule({theirs}), not of {self!r}")

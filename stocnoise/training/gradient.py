@@ -13,7 +13,7 @@ from stocnoise.errors import NonFiniteError
 from stocnoise.training.health import non_finite_origin
 from stocnoise.training.settings import Settings
 from stocnoise.training.snapshot import RunState
-from stocnoise.training.step import Step
+from stocnoise.training.step import Step, checked_loss
 
 
 class Gradient:
@@ -58,7 +58,7 @@ class Gradient:
     def _backward(self, step: Step, last: bool) -> Tensor:
         """Processes exchange gradients with the last batch of a group."""
         with nullcontext() if last else self.accelerator.no_sync(self.state.model):
-            loss = self.settings.algorithm.objective(step)
+            loss = checked_loss(self.settings.algorithm.objective(step))
             self.accelerator.backward(loss)
         self.group += 1
         return loss

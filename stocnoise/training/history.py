@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, overload
 
 from torch import nn
 
+from stocnoise.checks import check_all, check_path, check_several, optional
 from stocnoise.markup import html_table
 from stocnoise.storage import save_figure
 from stocnoise.training.best import Best, Kept
@@ -45,11 +46,21 @@ class Epoch:
     """Optimiser steps that were taken without AWP, whose gradient was not finite."""
 
 
+_NEEDED = {figure.name for figure in fields(Epoch) if figure.default is MISSING and figure.default_factory is MISSING}
+
+
 class History(Sequence[Epoch]):
-    """The epochs of a run in order: `history[-1].accuracy`, `len(history)`, `history.plot("run.png")`."""
+    """The epochs of a run in order: `history[-1].accuracy`, `len(history)`, `history.plot("run.png")`.
+
+    Example:
+        >>> history = stocnoise.finetune(student, loader, epochs=2, progress=False)
+        >>> history[-1].epoch
+        2
+        >>> figure = history.plot("run.png")
+    """
 
     def __init__(self, epochs: Sequence[Epoch] = ()) -> None:
-        self._epochs = list(epochs)
+        self.replace(epochs)
         self.averaged: nn.Module | None = None
         """With `finetune(..., ema=…)`, the student with averaged weights."""
         self.kept: Kept | None = None
@@ -89,10 +100,13 @@ class History(Sequence[Epoch]):
         return iter(self._epochs)
 
     def append(self, epoch: Epoch) -> None:
+        """Add the figures of one more epoch."""
+        check_all("epoch", [epoch], Epoch, "the figures of one, a stocnoise.training.Epoch")
         self._epochs.append(epoch)
 
     def replace(self, epochs: Sequence[Epoch]) -> None:
         """Hold these epochs instead."""
+        check_all("epochs", epochs, Epoch, "figures of epochs, each a stocnoise.training.Epoch")
         self._epochs = list(epochs)
 
     def to_dict(self) -> list[dict[str, Any]]:
@@ -102,6 +116,11 @@ class History(Sequence[Epoch]):
     @classmethod
     def from_dict(cls, data: list[dict[str, Any]]) -> History:
         """What `to_dict` gave; the weights of the best epoch are not in it."""
+        check_several("data", data, "epochs")
+        known = {figure.name for figure in fields(Epoch)} | {"best"}
+        for figures in data:
+            if not isinstance(figures, Mapping) or not _NEEDED <= set(figures) <= known:
+                raise ValueError(f"data must be what History.to_dict gives, a dict for each epoch, not {data!r}")
         return cls([Epoch(**{name: value for name, value in figures.items() if name != "best"}) for figures in data])
 
     def _repr_html_(self) -> str:
@@ -125,6 +144,7 @@ class History(Sequence[Epoch]):
         Returns:
             The matplotlib figure.
         """
+        optional(check_path, "path", path)
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stocnoise.checks import check_number, check_whole
 from stocnoise.controls import set_gamma, stochastic_layers
 from stocnoise.noises import StocL2P
 from stocnoise.training.callbacks import Callback, Run
@@ -19,11 +20,6 @@ class Learn2Perturb(Callback):
     `adversarial_after`. The last term keeps σ from vanishing, less and less as H_n grows; after each step σ is at least
     `floor`. Network and σ are trained together, where the paper alternates between them.
 
-        student = stocnoise.convert(teacher, layer=stocnoise.StocL2P)
-        attack = stocnoise.PGD(eps=8 / 255, steps=7, step_size=0.01)
-        stocnoise.finetune(student, loader, objective=stocnoise.Learn2Perturb(), attack=attack,
-                           attack_target="prediction")
-
     Args:
         weight: λ.
         noise_after: epochs before the noise is switched on.
@@ -31,6 +27,12 @@ class Learn2Perturb(Callback):
         floor: the smallest σ.
 
     Source: Jeddi et al., CVPR 2020.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, layer=stocnoise.StocL2P)
+        >>> asked = dict(objective=stocnoise.Learn2Perturb(), attack_target="prediction", progress=False)
+        >>> attack = stocnoise.PGD(eps=8 / 255, steps=7, step_size=0.01)
+        >>> history = stocnoise.finetune(student, loader, epochs=1, attack=attack, **asked)
     """
 
     sets_gamma = True
@@ -38,6 +40,10 @@ class Learn2Perturb(Callback):
     def __init__(
         self, weight: float = 1e-4, noise_after: int = 10, adversarial_after: int = 20, floor: float = 0.01
     ) -> None:
+        check_number("weight", weight)
+        check_whole("noise_after", noise_after, least=0)
+        check_whole("adversarial_after", adversarial_after, least=0)
+        check_number("floor", floor)
         self.weight = weight
         self.noise_after = noise_after
         self.adversarial_after = adversarial_after

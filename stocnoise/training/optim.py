@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import nn
 
+from stocnoise.checks import check_choice, check_model, check_number, optional
 from stocnoise.controls import stochastic_layers
 from stocnoise.training.history import Epoch
 
@@ -35,7 +36,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     σ and γ of most layers are buffers, which no optimiser sees; a learned σ (`StocL2P`) is a parameter, and decay would
     pull the noise to zero.
+
+    Example:
+        >>> optimizer = torch.optim.AdamW(stocnoise.parameter_groups(student, weight_decay=0.05), lr=1e-3)
     """
+    check_model("model", model)
+    check_number("weight_decay", weight_decay)
     noise = _scales_of_noise(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -194,8 +200,7 @@ def make_schedule(
 
 
 def check_schedule(choice: SchedulerChoice, each: SchedulerStep | None) -> None:
-    if each not in (None, *get_args(SchedulerStep)):
-        raise ValueError(f"scheduler_step must be 'step' or 'epoch', not {each!r}")
+    optional(check_choice, "scheduler_step", each, get_args(SchedulerStep))
     if choice is None and each is not None:
         raise ValueError("scheduler_step says when a scheduler of yours moves: without scheduler= leave it out")
 

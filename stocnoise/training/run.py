@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks import PGD, Attack
-from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds
+from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds, check_mask
 from stocnoise.batches import BatchReader
+from stocnoise.checks import check_model, check_several
 from stocnoise.tasks import OutputReader, TaskLike, as_task
 from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
@@ -173,11 +174,18 @@ def finetune(
         ValueError: settings that cannot work, and outputs or targets that the task does not take, before any step.
 
     Source: Tan, Elovici, Binder, ICPR 2020, Algorithm 1.
+
+    Example:
+        >>> attack = stocnoise.PGD(eps=8 / 255, steps=5)
+        >>> history = stocnoise.finetune(student, loader, epochs=2, attack=attack, progress=False)
+        >>> [round(epoch.gamma, 3) for epoch in history]
+        [0.01, 0.055]
     """
-    if not isinstance(student, nn.Module):
-        raise TypeError(f"student must be a torch.nn.Module, not {student!r}")
+    check_model("student", student)
     check_bare(student)
     check_bounds(bounds)
+    check_mask(mask)
+    check_several("callbacks", callbacks, "instances of stocnoise.Callback")
     chosen = make_objective(objective)
     every_callback = [*(part for part in parts(chosen) if isinstance(part, Callback)), *callbacks]
     reporting = Reporting(callbacks=every_callback, progress=progress)

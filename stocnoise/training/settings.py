@@ -21,7 +21,17 @@ from torch.utils.data import BatchSampler, DataLoader
 from stocnoise.attacks import Attack, BallAttack
 from stocnoise.attacks.ball import largest
 from stocnoise.batches import Batch, BatchReader, check_reader, read_batch
-from stocnoise.checks import check_number, check_whole
+from stocnoise.checks import (
+    check_all,
+    check_choice,
+    check_function,
+    check_number,
+    check_path,
+    check_seed,
+    check_several,
+    check_whole,
+    optional,
+)
 from stocnoise.errors import CheckpointError
 from stocnoise.tasks import Task
 from stocnoise.tasks.multiclass import MULTICLASS
@@ -111,7 +121,10 @@ class Data:
     batch: BatchReader = None
 
     def __post_init__(self) -> None:
+        check_seed("seed", self.seed)
         check_reader(self.batch)
+        check_several("train_loader", self.train_loader, "batches")
+        optional(check_several, "val_loader", self.val_loader, "batches")
         try:
             batches = self.batches
         except TypeError:
@@ -177,12 +190,21 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_whole("accumulate", self.accumulate)
-        if self.precision not in (None, "no", "bf16", "fp16"):
-            raise ValueError(f"precision must be 'no', 'bf16' or 'fp16', not {self.precision!r}")
+        optional(check_choice, "precision", self.precision, ("no", "bf16", "fp16"))
+        self._check_accelerator()
         if self.accelerator is not None and (
             self.precision is not None or self.accumulate != 1 or self.log_with is not None
         ):
             raise ValueError("precision, accumulate and log_with are settings of your accelerator: give them to it")
+
+    def _check_accelerator(self) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import LoggerType
+
+        if self.accelerator is not None and not isinstance(self.accelerator, Accelerator):
+            raise TypeError(f"accelerator must be an accelerate.Accelerator, not {self.accelerator!r}")
+        if isinstance(self.log_with, str):  # a tracker object is Accelerate's to judge
+            check_choice("log_with", self.log_with, [tracker.value for tracker in LoggerType])
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -223,18 +245,14 @@ class Optimisation:
     awp: AWP | None = None
 
     def __post_init__(self) -> None:
-        if self.lr is not None:
-            check_number("lr", self.lr, above=0)
-        if self.weight_decay is not None:
-            check_number("weight_decay", self.weight_decay)
-        if self.max_grad_norm is not None:
-            check_number("max_grad_norm", self.max_grad_norm, above=0)
+        optional(check_number, "lr", self.lr, above=0)
+        optional(check_number, "weight_decay", self.weight_decay)
+        optional(check_number, "max_grad_norm", self.max_grad_norm, above=0)
         if self.ema is not None:
             check_number("ema", self.ema)
             if self.ema >= 1:
                 raise ValueError(f"ema, the decay of an average, must be below 1, not {self.ema!r}")
-        if not callable(self.criterion):
-            raise TypeError(f"criterion must be a function of (output, target), not {self.criterion!r}")
+        check_function("criterion", self.criterion, "(output, target)")
         if not isinstance(self.awp, AWP | None):
             raise TypeError(f"awp must be a stocnoise.AWP, such as AWP(gamma=5e-3), not {self.awp!r}")
         check_schedule(self.scheduler, self.scheduler_step)
@@ -271,8 +289,9 @@ class Checkpointing:
     def __post_init__(self) -> None:
         if self.folder is None and (self.resume or self.every is not None):
             raise ValueError("resume and checkpoint_every need a checkpoint_dir")
-        if self.every is not None:
-            check_whole("checkpoint_every", self.every)
+        optional(check_path, "checkpoint_dir", self.folder)
+        optional(check_whole, "checkpoint_every", self.every)
+        check_whole("keep_checkpoints", self.keep)
         if self.store is not None and not self.resume and self.store.paths():
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of an earlier run: resume=True continues it, another checkpoint_dir "
@@ -292,9 +311,7 @@ class Reporting:
     progress: bool = field(metadata=UNTOLD)
 
     def __post_init__(self) -> None:
-        for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be instances of stocnoise.Callback, not {callback!r}")
+        check_all("callbacks", self.callbacks, Callback, "instances of stocnoise.Callback")
 
     def words(self) -> dict[str, Any]:
         return told(self) | {"callbacks": [type(callback).__name__ for callback in self.callbacks]}

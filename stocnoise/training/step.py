@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from stocnoise.attacks import Attack
 from stocnoise.attacks.features import hooks_seen, inputs_of, the_one
 from stocnoise.attacks.target import ask
-from stocnoise.batches import Others
+from stocnoise.batches import Others, check_others
+from stocnoise.checks import check_all, check_choice, check_function, check_model, check_tensor, check_whole
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
-from stocnoise.tasks import Task
+from stocnoise.tasks import Task, TaskLike, as_task
 from stocnoise.tasks.multiclass import MULTICLASS, cross_entropy
 from stocnoise.training.chosen import asked_as
 
@@ -69,6 +70,11 @@ class Step:
     σ and BatchNorm see the images of the first `logits` call of the step, all of them in one pass: with
     `step.logits(step.x, adversarial)` the batch is the clean and the adversarial half together. In further calls of the
     same step σ stands still, so that it moves once a step.
+
+    Example:
+        >>> step = stocnoise.Step(student, images, labels, attack=stocnoise.PGD(steps=5))
+        >>> on_clean, on_adversarial = step.logits(step.x, step.adversarial())
+        >>> loss = step.loss(on_clean) + step.loss(on_adversarial)
     """
 
     def __init__(
@@ -80,17 +86,25 @@ class Step:
         attack_target: AttackTarget = "label",
         criterion: Criterion = F.cross_entropy,
         epoch: int = 0,
-        task: Task = MULTICLASS,
+        task: TaskLike = MULTICLASS,
         others: Others | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        check_model("model", model)
+        check_tensor("x", x)
+        check_tensor("y", y)
+        check_function("attack", attack, "(model, x, y), such as stocnoise.PGD()")
+        check_attack_target(attack_target)
+        check_function("criterion", criterion, "(output, target)")
+        check_whole("epoch", epoch, least=0)
+        check_others(others)
         self.model = model
         self.x = x
         self.y = y
         self.epoch = epoch
         """Epochs that are over."""
         self.attack = attack
-        self.task = task
+        self.task = as_task(task)
         """What the model's output means; `y` is its target."""
         self.others = others
         """The model's inputs beside the images."""
@@ -126,6 +140,7 @@ class Step:
             model: what is attacked, if not the student as it is: one that asks the student and answers otherwise.
         """
         attack = self.attack if attack is None else asked_as(attack, self.attack)
+        check_function("attack", attack, "(model, x, y), such as stocnoise.PGD()")
         if target is None:
             if getattr(attack, "targeted", False):
                 raise ValueError("a targeted attack leads to the answers in y, which are the right ones: give a target")
@@ -139,6 +154,9 @@ class Step:
 
     def logits(self, *images: Tensor) -> tuple[Tensor, ...]:
         """The outputs, logits (B, C) by default, of each batch of images, all from one pass in training mode."""
+        check_all("images", images, Tensor, "one batch of images or more")
+        if not images:
+            raise ValueError("images are missing: logits(step.x, …) takes one batch of them or more")
         first, self.images = not self.images, images
         with one_message(), nullcontext() if first else self._sigma_frozen(), ExitStack() as stack:
             seen = {layer: stack.enter_context(inputs_of(layer)) for layer in self._watched}
@@ -168,6 +186,7 @@ class Step:
 
     def loss(self, logits: Tensor) -> Tensor:
         """The run's criterion (default the task's own loss, cross-entropy) against `y`."""
+        check_tensor("logits", logits)
         y = self.y
         if not isinstance(self._criterion, TaskLoss) and y.is_floating_point() and y.numel() == logits.numel():
             y = y.view_as(logits)  # labels (B,) of logits (B, 1), of which PyTorch's losses think otherwise
@@ -184,5 +203,15 @@ Objective = Callable[[Step], Tensor]
 
 
 def check_attack_target(choice: str) -> None:
-    if choice not in get_args(AttackTarget):
-        raise ValueError(f"attack_target must be 'label' or 'prediction', not {choice!r}")
+    check_choice("attack_target", choice, get_args(AttackTarget))
+
+
+def checked_loss(loss: Any) -> Tensor:
+    """What an objective returned; ValueError if nothing can be trained by it."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"the objective must return the loss of the batch, one number with a gradient, and returned {found}: "
+            "criterion and objective end in a mean"
+        )
+    return loss

@@ -27,6 +27,9 @@ class Trades:
         beta: β, what robustness is worth.
 
     Source: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
+
+    Example:
+        >>> history = stocnoise.finetune(student, loader, epochs=1, objective=stocnoise.Trades(beta=3), progress=False)
     """
 
     beta: float = 6.0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from stocnoise.cli import evaluate, finetune, main, settings
+from stocnoise.cli import evaluate, finetune, main, predict, settings
 
 
 def gather(*arguments: str) -> evaluate.Settings:
@@ -91,6 +92,42 @@ def test_wrong_calls_end_in_a_sentence_and_a_status(
     monkeypatch.setattr("sys.path", list(sys.path))
     assert main(arguments) == status
     assert words in capsys.readouterr().err
+
+
+NUMBERS = [
+    (command, one.name)
+    for command, cls in (
+        ("evaluate", evaluate.Settings),
+        ("predict", predict.Settings),
+        ("finetune", finetune.Settings),
+    )
+    for one in fields(cls)
+    if any(kind in str(one.type) for kind in ("int", "float"))
+]
+
+
+@pytest.mark.parametrize(("command", "name"), NUMBERS)
+@pytest.mark.parametrize("written", [False, True], ids=["flag", "file"])
+def test_a_number_out_of_range_is_refused_before_anything_is_done(
+    command: str,
+    name: str,
+    written: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = str(-(2**70)) if name == "seed" else "-1"
+    arguments = [command, "resnet500", *(["x.png"] if command == "predict" else ["--data", "x", "--out", "out"])]
+    if written:
+        several = command == "evaluate" and name == "eps"
+        Path("a.toml").write_text(f"{name} = {f'[{wrong}]' if several else wrong}\n")
+        status = main([*arguments, "--settings", "a.toml"])
+    else:
+        status = main([*arguments, f"--{name.replace('_', '-')}={wrong}"])
+    assert status == 2
+    assert f"--{name.replace('_', '-')} must be a " in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_folders_of_different_classes_are_refused(

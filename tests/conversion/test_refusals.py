@@ -172,7 +172,7 @@ def test_lazy_parameters() -> None:
 
 def test_what_is_no_module() -> None:
     for wrong in (torch.relu, "resnet18", None):
-        with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
             stocnoise.convert(wrong)  # type: ignore[arg-type]
 
 

@@ -24,6 +24,10 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The deterministic model back, weights kept: a copy of the student, or the student itself with `inplace`.
 
     What `normalized` has put around a student stays around the model; noise on the input goes.
+
+    Example:
+        >>> stocnoise.revert(student)[2]
+        ReLU()
     """
     conversion_of(model)
     model = unwrap_compiled(model)

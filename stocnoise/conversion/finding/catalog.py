@@ -107,10 +107,11 @@ def register_activation(what: Registered) -> Registered:
     `Tensor.tanh`, `F.tanh`, in place or not). The last declaration counts. Usable as a decorator of a class.
 
     Example:
-        >>> stocnoise.register_activation(torch.tanh)
+        >>> stocnoise.register_activation(torch.tanh) is torch.tanh
+        True
         >>> @stocnoise.register_activation
         ... class Gaussian(nn.Module):
-        ...     def forward(self, x: Tensor) -> Tensor:
+        ...     def forward(self, x):
         ...         return torch.exp(-x * x)
 
     Raises:
@@ -123,6 +124,10 @@ def register_gate(what: Registered) -> Registered:
     """Declare a class of modules, or a function of torch, a gate: `convert` leaves it, and all inside it, as it is.
 
     The summary lists it. Arguments and errors as in `register_activation`.
+
+    Example:
+        >>> stocnoise.register_gate(nn.Softplus) is nn.Softplus
+        True
     """
     return _register(what, "gate", register_gate)
 
@@ -133,7 +138,7 @@ def _register(what: Any, kind: str, how: Callable[..., Any]) -> Any:
         return what
     name = getattr(what, "__name__", "").partition(".")[0].removesuffix("_")
     spellings = _spellings(name) if name else []
-    if isinstance(what, type) or what not in spellings:
+    if isinstance(what, type) or not callable(what) or what not in spellings:
         raise TypeError(
             f"{how.__name__} takes a subclass of torch.nn.Module, or a function of torch such as torch.tanh, not "
             f"{what!r}: of a function of your own, register the function of torch that it calls, or make it a module"

@@ -67,13 +67,14 @@ def survey(
     try:
         with _silence():
             return _survey(model, examples, fake, most, whole)
-    except Exception as on_fake:
-        if any(t.is_meta or isinstance(t, torch._subclasses.FakeTensor) for t in model.parameters()):
-            raise _did_not_run(examples[0], on_fake) from on_fake
-        try:
+    except Exception as error:
+        refused = error
+    if not any(t.is_meta or isinstance(t, torch._subclasses.FakeTensor) for t in model.parameters()):
+        try:  # outside of the block above: one traceback is printed before our error, not two
             return _survey(model, examples, None, most, whole)
         except Exception as error:
-            raise _did_not_run(examples[0], error) from error
+            refused = error
+    raise _did_not_run(examples[0], refused) from refused
 
 
 @contextmanager

@@ -1,0 +1,134 @@
+"""Every wrong call of every public name ends in an error that names the argument, and changes nothing."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stocnoise
+from stocnoise.conversion.finding import catalog
+from tests.public_names import public_calls
+from tests.wrong_calls import attacks, conversion, files, measuring, noise, training
+from tests.wrong_calls.table import Calls, Row
+from tests.wrong_calls.unchecked import UNCHECKED
+from tests.wrong_calls.world import World, differences, state
+
+TABLE: list[Calls] = [*conversion.CALLS, *noise.CALLS, *attacks.CALLS, *training.CALLS, *measuring.CALLS, *files.CALLS]
+PACKAGE = Path(stocnoise.__file__).parent
+
+ROWS = [(calls, row) for calls in TABLE for row in calls.rows]
+
+
+def _named(value: Any) -> str:
+    return value.name if isinstance(value, Calls) else value.argument if isinstance(value, Row) else str(value)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered() -> Iterator[None]:
+    before = dict(catalog._registered)
+    yield
+    catalog._registered.clear()
+    catalog._registered.update(before)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[World]]:
+    """One world for all wrong calls, which leave it as it is, until one does not."""
+    yield [World(tmp_path_factory.mktemp("world"))]
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether a `raise` of ours made the error, not an operation in a line of ours."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(PACKAGE) and (last.line or "").startswith("raise")
+
+
+@pytest.mark.parametrize(("calls", "row"), ROWS, ids=_named)
+def test_a_wrong_call_is_named_and_changes_nothing(
+    calls: Calls, row: Row, kept: list[World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = kept[0]
+    monkeypatch.chdir(world.folder)
+    before = state(world)
+    with pytest.raises(Exception) as caught:
+        calls.call(world, row)
+    changed = differences(before, state(world))
+    if changed:
+        kept[0] = World(tmp_path)
+    message = str(caught.value)
+    assert (type(caught.value), _raised_by_us(caught.value)) == (row.error, True), f"{caught.value!r}"
+    assert [word for word in row.words if word not in message] == [], message
+    assert re.search(rf"\b{re.escape(row.known_as)}\b", message), message
+    if row.asked:
+        changed = [name for name in changed if not name.endswith("random state")]
+    assert changed == []
+
+
+@pytest.mark.parametrize("calls", [calls for calls in TABLE if calls.alone], ids=_named)
+def test_the_call_that_rows_are_made_from_is_right(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "world").mkdir()
+    monkeypatch.chdir(tmp_path)
+    calls.call(World(tmp_path / "world"))
+
+
+def test_every_public_argument_has_a_row() -> None:
+    rows = {(calls.name, row.argument) for calls, row in ROWS}
+    missing = [
+        (name, argument)
+        for name, arguments in public_calls().items()
+        for argument, parameter in arguments.items()
+        if (name, argument) not in rows and not isinstance(parameter.default, bool) and not _unchecked(name, argument)
+    ]
+    if missing:
+        pytest.fail(_advice(missing), pytrace=False)
+
+
+def _advice(missing: Sequence[tuple[str, str]]) -> str:
+    known = {calls.name for calls in TABLE}
+    return "\n".join(
+        [
+            f"{len(missing)} public arguments have no wrong call in tests/wrong_calls/. In the file of their area "
+            "(conversion, noise, attacks, training, measuring or files.py) add to CALLS:",
+            *(
+                f"  {name}: "
+                + ("to its rows " if name in known else f'a Calls("{name}", lambda w: {{…a right call…}}, rows) with ')
+                + f'wrong("{argument}", A_WRONG_VALUE, ITS_ERROR, "words of the message")'
+                for name, argument in missing
+            ),
+            "table.py has rows for the usual kinds: *number(argument), *whole, *choice, *model, *function, *path, …",
+            "An argument for which no value is wrong goes to UNCHECKED in unchecked.py, with the reason.",
+        ]
+    )
+
+
+def test_what_is_not_checked_is_there() -> None:
+    names = [f"{name}.{argument}" for name, arguments in public_calls().items() for argument in arguments]
+    assert [entry for entry in UNCHECKED if not any(fnmatchcase(name, entry) for name in names)] == []
+
+
+def test_every_row_is_of_a_public_argument() -> None:
+    calls = public_calls()
+    given = {(each.name, row.argument) for each, row in ROWS}
+    unknown = [
+        f"{name}.{argument}"
+        for name, argument in given
+        if argument not in calls.get(name, {}) and not _takes_more(calls.get(name, {}))
+    ]
+    assert unknown == []
+
+
+def _takes_more(arguments: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in arguments.values())
+
+
+def _unchecked(name: str, argument: str) -> bool:
+    return any(fnmatchcase(f"{name}.{argument}", entry) for entry in UNCHECKED)
