@@ -44,7 +44,8 @@ class Guard:
     the history (`collapsed`, `guard_accuracy`) say it. The learning rate stays: what is known to help is a short step.
 
     The attack and its score draw random numbers of their own. A run without a collapse is bit for bit the run without
-    the guard. The state from before the epoch is kept in the memory of the CPU, and in checkpoints within an epoch.
+    the guard. The state from before the epoch is kept in the memory of the CPU, and in checkpoints within an epoch, so
+    FSDP is refused, whose shards make no whole state on every process.
 
     Args:
         batch: images and labels that are not trained on, as a loader gives them; a hundred or more, since a few right

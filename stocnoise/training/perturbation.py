@@ -33,7 +33,7 @@ class AWP:
     pass alone. Steps where g is not finite are taken at w; the history counts them.
 
     Costs one more forward and backward pass a batch, and one copy of the weights. An objective is called twice a step,
-    and must ask for its attacks in the same order both times.
+    and must ask for its attacks in the same order both times. FSDP is refused: shards do not tell ‖w‖.
 
     Args:
         gamma: γ, the length of δ in units of ‖w‖. The authors take 0.01 for AT, 0.005 for TRADES.
@@ -107,7 +107,7 @@ class Perturbation:
         """w ← w + δ, and no gradient is left. The size of g does not matter, nor so what fp16's loss is scaled by."""
         moved = [(weight, weight.grad) for weight in self._weights if weight.grad is not None]
         lengths = [_length(gradient) for _, gradient in moved]
-        if all(map(torch.isfinite, torch.stack(lengths).cpu() if lengths else [])):
+        if not lengths or torch.stack(lengths).isfinite().all():
             for (weight, gradient), length in zip(moved, lengths, strict=True):
                 unit = gamma * _length(weight) / length
                 weight.addcmul_(gradient, torch.where(length > 0, unit, 0.0).to(weight.dtype))

@@ -323,6 +323,8 @@ def test_under_bf16_weights_move_by_gamma() -> None:
     for name in ("0.weight", "3.weight", "7.weight"):
         before, moved = (weights[name] for weights in watched.weights)
         torch.testing.assert_close((moved - before).norm(), GAMMA * before.norm(), rtol=1e-4, atol=0)
+    for name in ("1.weight", "1.bias", "0.bias"):  # BatchNorm's, and biases
+        assert torch.equal(*(weights[name] for weights in watched.weights))
 
 
 def test_warmup_comes_before() -> None:
@@ -423,3 +425,16 @@ def test_what_is_no_awp_and_what_has_no_weights() -> None:
         parameter.requires_grad_(name.endswith("bias"))
     with pytest.raises(ValueError, match="at least two dimensions"):
         run(model)
+
+
+def test_a_step_again_gives_its_images_and_then_attacks_anew() -> None:
+    x, y = tiny.data(8).tensors
+    step = Step(tiny.student(gamma=0.0), x, y, stocnoise.PGD(eps=0.1, steps=1))
+    made = [step.adversarial(), step.adversarial()]
+    step.logits(step.x, made[0])
+    again = step.again()
+    assert again.images == () and again.correct == {}
+    assert again.adversarial() is made[0] and again.adversarial(FIXED) is made[1]
+    assert all(again.adversarial() is not one for one in made)
+    again.logits(made[0])
+    assert again.correct["adversarial"][1] == 8 and step.correct["clean"][1] == 8
