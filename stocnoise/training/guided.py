@@ -61,11 +61,12 @@ class Guided:
     another dtype, a copy is asked. Its noise, if it has some, stays on. Checkpoints know it by its class and a
     fingerprint of its weights, and are not resumed with another one.
 
-        stocnoise.finetune(student, loader, objective=stocnoise.Guided(teacher, weight=0.1))
+        stocnoise.finetune(student, loader, objective=stocnoise.Guided(teacher))
 
     Args:
         teacher: takes what the student takes.
-        weight: β.
+        weight: β. 1/K is LBGAT's own for "logits" of K classes; "probabilities" bear more, such as 1. Where squares are
+            large, a large β diverges.
         on: what of the two answers is compared.
         objective: L: a name or a function of a `Step`, as in `finetune`; None for none.
         temperature: T, for "probabilities".
@@ -81,7 +82,7 @@ class Guided:
     def __init__(
         self,
         teacher: nn.Module,
-        weight: float = 1.0,
+        weight: float = 0.1,
         on: On = "logits",
         objective: str | Objective | None = "at",
         temperature: float = 1.0,
