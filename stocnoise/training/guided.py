@@ -61,11 +61,12 @@ class Guided:
     another dtype, a copy is asked. Its noise, if it has some, stays on. Checkpoints know it by its class and a
     fingerprint of its weights, and are not resumed with another one.
 
-        stocnoise.finetune(student, loader, objective=stocnoise.Guided(teacher, weight=0.1))
+        stocnoise.finetune(student, loader, objective=stocnoise.Guided(teacher))
 
     Args:
         teacher: takes what the student takes.
-        weight: β.
+        weight: β. 1/K is LBGAT's own for "logits" of K classes; "probabilities" bear more, such as 1. Where squares are
+            large, a large β diverges.
         on: what of the two answers is compared.
         objective: L: a name or a function of a `Step`, as in `finetune`; None for none.
         temperature: T, for "probabilities".
@@ -81,7 +82,7 @@ class Guided:
     def __init__(
         self,
         teacher: nn.Module,
-        weight: float = 1.0,
+        weight: float = 0.1,
         on: On = "logits",
         objective: str | Objective | None = "at",
         temperature: float = 1.0,
@@ -110,15 +111,18 @@ class Guided:
         with step.autocast():
             goal = self._ask(self._asked.beside(student), step.x, step.others, step.task)
         layer = self._layer(student) if self.on == "features" else None
+        loss: Tensor | float = 0.0
         before = len(step.passes)
         with nullcontext() if layer is None else step.watching(layer):
-            loss = None if self.objective is None else self.objective(step)
-            if loss is None:
-                self._unlabelled(step, goal, layer)
-        distance = self._distance(step.task)
+            if self.objective is None:
+                self._attack(step, goal, layer)
+            else:
+                loss = self.objective(step)
         answers = [self._answer(made, layer) for made in _guided(step.passes[before:])]
+        self._check_alike(answers[0], goal)
+        distance = self._distance(step.task)
         apart = torch.stack([distance(answer, goal).mean() for answer in answers]).mean()
-        return self.weight * apart if loss is None else loss + self.weight * apart
+        return loss + self.weight * apart
 
     def check(self, model: nn.Module, batch: Batch, task: Task) -> None:
         """ValueError if the teacher cannot guide `model` on this batch; both make a pass."""
@@ -127,11 +131,12 @@ class Guided:
         teacher = self._asked.beside(student)
         warn_if_bare(teacher, batch.x)
         goal, answer = (self._ask(one, batch.x, batch.others, task) for one in (teacher, student))
-        self._distance(task)(answer, goal)
+        self._check_alike(answer, goal)
+        self._distance(task)
         if self.objective is None and self.on == "features":
             self._check_reached(model)
 
-    def _unlabelled(self, step: Step, goal: Tensor, layer: nn.Module | None) -> None:
+    def _attack(self, step: Step, goal: Tensor, layer: nn.Module | None) -> None:
         """A training pass of images that lead away from the goal."""
         attack = attack_on(step, self._distance(step.task), "Guided(objective=None)")
         if layer is None:
@@ -167,28 +172,23 @@ class Guided:
     def _distance(self, task: Task) -> Loss:
         """(answer, goal) → (B,)."""
         if self.on != "probabilities":
-            return self._alike(squared_distance)
+            return squared_distance
         classes, t = classes_of(task, "Guided(on='probabilities')"), self.temperature
 
         def softened(output: Tensor, goal: Tensor) -> Tensor:
             return t**2 * kl_divergence(classes(output) / t, (classes(goal) / t).log_softmax(1))
 
-        return self._alike(softened)
+        return softened
 
-    def _alike(self, distance: Loss) -> Loss:
-        """`distance`, of what it may be taken of."""
-
-        def of_alike(answer: Tensor, goal: Tensor) -> Tensor:
-            if answer.shape != goal.shape:
-                what = "features" if self.on == "features" else "outputs"
-                other = "layer= may name layers of one width" if self.on == "features" else "guide on='features'"
-                raise ValueError(
-                    f"the student's {what} have shape {tuple(answer.shape)} and the teacher's {tuple(goal.shape)}, "
-                    f"which Guided compares entry by entry: {other}, or take another teacher"
-                )
-            return distance(answer, goal)
-
-        return of_alike
+    def _check_alike(self, answer: Tensor, goal: Tensor) -> None:
+        if answer.shape != goal.shape:
+            what, advice = "outputs", "guide on='features'"
+            if self.on == "features":
+                what, advice = "features", "layer= may name layers of one width"
+            raise ValueError(
+                f"the student's {what} have shape {tuple(answer.shape)} and the teacher's {tuple(goal.shape)}, which "
+                f"Guided compares entry by entry: {advice}, or take another teacher"
+            )
 
     def _check_reached(self, model: nn.Module) -> None:
         """ValueError where weights without gradient, those of the classifier, keep processes waiting for each other."""

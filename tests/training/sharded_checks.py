@@ -151,4 +151,28 @@ def the_best_epoch(folder: Path, rank: int) -> dict[str, bool]:
     return results | {"sharded best: of its epoch": tiny.same(whole, after_epoch(folder / "sharded-best", best.epoch))}
 
 
-CHECKS = [sharded, a_sharded_run, the_best_epoch]
+def guided_by_a_teacher(folder: Path, rank: int) -> dict[str, bool]:
+    """A guide of features trains shards as it trains whole weights; what no process can gather is refused."""
+    teacher = tiny.student(lambda channels, activation, **_: nn.ReLU(), seed=1)
+    # Without noise and attack, whose signs turn a rounding into a step.
+    settings: dict[str, Any] = {"gamma": None, "objective": stocnoise.Guided(teacher, on="features", objective="clean")}
+    whole = tiny.finetune(tiny.student(gamma=0.0), **settings)
+    try:
+        shards = tiny.finetune(tiny.student(gamma=0.0), accelerator=fsdp_accelerator(), **settings)
+    finally:
+        AcceleratorState._reset_state()
+    refused = ""
+    try:
+        unlabelled = stocnoise.Guided(teacher, on="features", objective=None)
+        tiny.finetune(tiny.student(), accelerator=fsdp_accelerator(), objective=unlabelled)
+    except ValueError as error:
+        refused = str(error)
+    finally:
+        AcceleratorState._reset_state()
+    return {
+        "sharded: guided as if whole": abs(whole[-1].loss - shards[-1].loss) < 1e-4 * whole[-1].loss,
+        "sharded: a guide without outputs is refused": "not FSDP" in refused,
+    }
+
+
+CHECKS = [guided_by_a_teacher, sharded, a_sharded_run, the_best_epoch]

@@ -96,7 +96,7 @@ def test_the_distance_is_added_on_the_passes_that_are_made_anyway(on: Any, objec
 def test_an_objective_of_clean_images_is_guided_there() -> None:
     student, teacher = network(), network(seed=1)
     made = step(student)
-    loss = Guided(teacher, objective="clean")(made)
+    loss = Guided(teacher, 1.0, objective="clean")(made)
     expected = F.cross_entropy(student(made.x), made.y) + by_hand("logits", student, teacher, made.x, made.x)
     torch.testing.assert_close(loss, expected)
 
@@ -111,11 +111,11 @@ def test_an_objective_of_ones_own_is_guided_where_it_attacks() -> None:
         return torch.zeros((), dtype=torch.float64)
 
     made = step(student)
-    loss = Guided(teacher, objective=own)(made)
+    loss = Guided(teacher, 1.0, objective=own)(made)
     distances = [squared_distance(part.output, teacher(made.x)).mean() for part in made.passes[1:]]
     torch.testing.assert_close(loss, torch.stack(distances).mean())
     with pytest.raises(ValueError, match="found no pass"):
-        Guided(teacher, objective=lambda step: torch.zeros(()))(made)
+        Guided(teacher, 1.0, objective=lambda step: torch.zeros(()))(made)
 
 
 def test_guides_within_guides() -> None:
@@ -139,7 +139,7 @@ def test_probabilities_of_labels_that_are_questions_of_their_own(name: Any) -> N
     student, teacher = network(outputs), network(outputs, seed=1)
     y = torch.tensor([0.0, 1.0] * 4, dtype=torch.float64)
     made = step(student, task, y if name == "binary" else y[:, None].repeat(1, 3))
-    loss = Guided(teacher, on="probabilities", temperature=2.0)(made)
+    loss = Guided(teacher, 1.0, on="probabilities", temperature=2.0)(made)
     attacked = made.images[0]
     p, q = (teacher(made.x) / 2).sigmoid(), (student(attacked) / 2).sigmoid()
     apart = 4 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
@@ -198,7 +198,7 @@ def test_an_attack_on_features_is_in_eval_mode_and_stops_for_no_label() -> None:
     modes = []
     student[7].register_forward_pre_hook(lambda module, x: modes.append(module.training))
     made = Step(student, *tiny.data(8).tensors, PGD(eps=0.1, steps=3, stop_early=True))
-    Guided(teacher, on="features", objective=None)(made)
+    Guided(teacher, 1.0, on="features", objective=None)(made)
     assert modes == [False] * 3 + [True]
     assert ((made.images[0] - made.x).abs().amax((1, 2, 3)) > 0.09).all()
 
@@ -242,7 +242,7 @@ def test_the_teacher_is_left_as_it_was(on: Any) -> None:
     modes = [module.training for module in teacher.modules()]
     student = tiny.student()
     names = list(student.state_dict())
-    tiny.finetune(student, objective=Guided(teacher, on=on))
+    tiny.finetune(student, objective=Guided(teacher, 1.0, on=on))
     assert set(teacher.asked) == {(False, False, torch.float32)}
     assert len(teacher.asked) == 1 + 6  # the trial, then once a step
     assert tiny.same(teacher.state_dict(), state)
@@ -260,7 +260,7 @@ def test_a_noisy_teacher_keeps_its_noise() -> None:
     for seed in (0, 1):
         made = Step(student.eval(), *tiny.data(8).tensors, PGD(eps=0.0, steps=1))
         torch.manual_seed(seed)
-        losses.append(Guided(teacher, objective="clean")(made))
+        losses.append(Guided(teacher, 1.0, objective="clean")(made))
     assert losses[0] != losses[1]
     assert torch.equal(teacher[2].sigma, sigma)
 
@@ -270,7 +270,9 @@ def test_mixed_precision_is_the_teachers_too() -> None:
     for precision, dtype in (("bf16", torch.bfloat16), ("no", torch.float32)):
         teacher.asked.clear()
         for on in ("logits", "features"):
-            history = tiny.finetune(tiny.student(), objective=Guided(teacher, on=on), precision=precision, epochs=1)
+            history = tiny.finetune(
+                tiny.student(), objective=Guided(teacher, 1.0, on=on), precision=precision, epochs=1
+            )
             assert history[-1].loss > 0
         assert {asked[2] for asked in teacher.asked[1:4]} == {dtype}
 
@@ -278,7 +280,7 @@ def test_mixed_precision_is_the_teachers_too() -> None:
 def test_a_teacher_of_another_precision_is_asked_as_a_copy() -> None:
     teacher = network(seed=1).float()
     made = step(network())
-    loss = Guided(teacher)(made)
+    loss = Guided(teacher, 1.0)(made)
     assert loss.dtype == torch.float64 and {p.dtype for p in teacher.parameters()} == {torch.float32}
     wide = copy.deepcopy(teacher).double()
     torch.testing.assert_close(
@@ -306,7 +308,7 @@ def test_further_inputs_and_output_are_the_teachers_too() -> None:
             loader,
             batch=(0, 1, 2),
             output="scores",
-            objective=Guided(teacher, on=on, objective="clean"),
+            objective=Guided(teacher, 1.0, on=on, objective="clean"),
             epochs=1,
         )
         with torch.no_grad():
@@ -357,7 +359,7 @@ def test_another_layer_by_name_or_function() -> None:
     student, teacher = network(), network(seed=1)
     for layer in ("2", lambda model: model[2]):
         made = step(student)
-        loss = Guided(teacher, on="features", layer=layer, objective="clean")(made)
+        loss = Guided(teacher, 1.0, on="features", layer=layer, objective="clean")(made)
         apart = (student[:2](made.x) - teacher[:2](made.x)).square().sum(1).mean()
         torch.testing.assert_close(loss, F.cross_entropy(student(made.x), made.y) + apart)
 
@@ -438,7 +440,7 @@ def test_accumulated_halves_are_the_whole_batch() -> None:
     for size, accumulate in ((16, 1), (8, 2)):
         student, teacher = network(), network(seed=1)
         loader = DataLoader(TensorDataset(x.double(), y), size, shuffle=False)
-        guide = Guided(teacher, on="features", objective="clean")
+        guide = Guided(teacher, 1.0, on="features", objective="clean")
         tiny.finetune(student, loader, objective=guide, accumulate=accumulate, epochs=1, gamma=None)
         trained.append(student.state_dict())
     for name, value in trained[0].items():
