@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -109,7 +108,7 @@ def check_queries(queries: int | Sequence[int] | None) -> tuple[int, ...]:
     """
     if queries is None:
         return ()
-    given = [queries] if isinstance(queries, Integral) else list(queries)
+    given = [queries] if isinstance(queries, int) else list(queries)
     if not given:
         raise ValueError("queries must be a whole number of at least 1, or several, not an empty list")
     for each in given:
