@@ -46,9 +46,8 @@ class QueryJob:
     def keys(self, eps: Iterable[float]) -> list[Key]:
         """The entries that this job makes."""
         names = [self.label, f"{self.label}-raw"] if self.stochastic else [self.label]
-        return [
-            (name, e, q) for name in names for _, e in map(_two, Job(name, self.attack).keys(eps)) for q in self.budgets
-        ]
+        lengths = [key[1] for key in Job(self.label, self.attack).keys(eps)]
+        return [(name, length, queries) for name in names for length in lengths for queries in self.budgets]
 
     def told(self, subject: Subject, smallest: float | Tensor) -> QueryJob:
         """The job with what its attack leaves unsaid about the subject."""
@@ -67,10 +66,6 @@ class QueryJob:
         return [count for count in ANSWERS if count <= queries] if self.stochastic else [1]
 
 
-def _two(key: Key) -> tuple[str, float | None]:
-    return key[0], key[1]
-
-
 def query_jobs(
     wanted: Sequence[Wish],
     budgets: tuple[int, ...],
@@ -86,9 +81,9 @@ def query_jobs(
         ValueError: an attack that does not count its queries.
     """
     jobs: list[Job | QueryJob] = []
-    for job in named_jobs(wanted, norm=norm, source=source, stochastic=stochastic, **effort):
-        if job.label == "boundary-raw" and "boundary-raw" not in wanted:
-            continue  # the adaptive attacker's first try
+    # The raw figure stands beside each, asked for or not.
+    plain = dict.fromkeys("boundary" if attack == "boundary-raw" else attack for attack in wanted)
+    for job in named_jobs(list(plain), norm=norm, source=source, stochastic=False, **effort):
         if not isinstance(job, Job):
             raise ValueError(f"{job.label} does not count its queries: leave it out, or queries=")
         if isinstance(job.attack, RandomNoise | Transfer):
@@ -98,7 +93,10 @@ def query_jobs(
         if job.label == "hopskipjump" and "hopskipjump" in wanted and isinstance(attack, HopSkipJump):
             attack = dataclasses.replace(attack, norm=norm)
         attack.asking(budgets[-1], 1)  # says what cannot count
-        jobs.append(QueryJob(job.label, attack, budgets, stochastic))
+        label = job.label.removesuffix("-raw")
+        if any(other.label == label for other in jobs):
+            raise ValueError(f"an attack was asked for twice: {label}")
+        jobs.append(QueryJob(label, attack, budgets, stochastic))
     return jobs
 
 

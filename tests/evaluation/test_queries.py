@@ -148,6 +148,7 @@ def test_it_is_printed_compared_drawn_and_on_the_page(report, tmp_path):
         ({"attacks": ["square", "pgd"]}, "PGD.* does not count its queries"),
         ({"attacks": PGD()}, "PGD.* does not count its queries"),
         ({"attacks": "strongest"}, "strongest does not count its queries"),
+        ({"attacks": [Boundary(), Boundary(noise="raw")]}, "asked for twice: boundary"),
         ({"attacks": "square", "norm": "l2"}, "Square searches in L∞"),
         ({"attacks": ["square", Square()], "queries": [10, 20], "eps": 0.1, "data": []}, "no batch"),
     ],
@@ -189,6 +190,15 @@ def test_killed_it_goes_on_and_a_seed_decides_everything(tmp_path):
     assert figures(evaluate(model, BATCHES, **asked, **kept)) == figures(whole)
     with pytest.raises(ValueError, match="other attacks"):
         evaluate(model, BATCHES, **(asked | {"queries": [20]}), **kept)
+
+
+def test_the_raw_figure_stands_beside_whether_asked_for_or_not():
+    pytest.importorskip("foolbox")
+    for attacks in ("boundary", "boundary-raw", ["boundary", "boundary-raw"], Boundary(noise="raw")):
+        report = evaluate(Noisy(), [halves(8)], attacks, 0.1, queries=5, **FAST)
+        assert [(entry.attack, entry.eps) for entry in report.entries] == [
+            (name, eps) for name in ("boundary", "boundary-raw") for eps in (None, 0.1)
+        ]
 
 
 @pytest.mark.slow
