@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.undo import undone
+
+TURNS = threading.RLock()
+"""Conversions in threads take turns: random states, warning filters, hooks for all modules are the process's."""
 
 _REAL = {"rand", "rand_like", "uniform_", "bernoulli", "bernoulli_"}
 _WHOLE = {"randint", "randint_like", "random_"}
@@ -63,7 +67,13 @@ class Draws:
 
 @contextmanager
 def random_state_kept(model: nn.Module) -> Iterator[None]:
-    """Leave the random generators that a run of `model` draws from as they are."""
+    """Leave the random generators that a run of `model` draws from as they are; one thread at a time."""
+    with TURNS, _random_state_kept(model):
+        yield
+
+
+@contextmanager
+def _random_state_kept(model: nn.Module) -> Iterator[None]:
     state = random.getstate()
     numpy = sys.modules.get("numpy")
     state_of_numpy = numpy.random.get_state() if numpy else None

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stocnoise.conversion.example import Example
 from stocnoise.conversion.finding.calls import Record
-from stocnoise.conversion.finding.chance import FIRST, IF_DRAWN, IF_SEEDED, Chance
+from stocnoise.conversion.finding.chance import FIRST, IF_DRAWN, IF_SEEDED, TURNS, Chance
 from stocnoise.conversion.finding.natures import Natures
 from stocnoise.conversion.finding.places import Views, paths_of
 from stocnoise.conversion.finding.probe import Prober
@@ -65,13 +65,14 @@ def survey(
     # Tensors on the meta device take no memory as they are, and their operations are cheaper than those of fake ones.
     fake = None if _all_meta(model) else fake_mode_for(model)
     try:
-        with _silence():
+        with TURNS, _silence():
             return _survey(model, examples, fake, most, whole)
     except Exception as error:
         refused = error
     if not any(t.is_meta or isinstance(t, torch._subclasses.FakeTensor) for t in model.parameters()):
         try:  # outside of the block above: one traceback is printed before our error, not two
-            return _survey(model, examples, None, most, whole)
+            with TURNS:
+                return _survey(model, examples, None, most, whole)
         except Exception as error:
             refused = error
     raise _did_not_run(examples[0], refused) from refused
