@@ -14,6 +14,7 @@ from stocnoise import layers as _layers
 from stocnoise import noises as _noises
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert, student_in
+from stocnoise.conversion.changing.disguise import undisguised
 from stocnoise.conversion.example import recall
 from stocnoise.conversion.filters import Filter
 from stocnoise.conversion.rules import Rule
@@ -56,7 +57,7 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
                 "kind": site.kind,
                 "activation": site.activation,
                 "channels": site.channels,
-                "class": type(layers[path]).__name__,
+                "class": undisguised(layers[path]).__name__,
                 "alpha": layers[path].alpha,
                 "gamma": layers[path].gamma.item(),
             }
@@ -135,7 +136,7 @@ def load(
         ) from error
     found = dict(stochastic_layers(student))
     wanted = {entry["path"]: (entry["class"], entry["channels"]) for entry in about["layers"]}
-    have = {path: (type(layer).__name__, layer.num_channels) for path, layer in found.items()}
+    have = {path: (undisguised(layer).__name__, layer.num_channels) for path, layer in found.items()}
     state = {**tensors, **{alias: tensors[key] for alias, key in about["aliases"].items()}}
     expected = student.state_dict()
     wrong = _differences(wanted, have) or _differences(

@@ -1,13 +1,14 @@
-"""What holds a module besides its parent: lists, tuples and dicts in attributes, and methods bound to it."""
+"""What holds a module besides its parent: containers and other objects in attributes, and methods bound to it."""
 
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Iterator, Mapping
-from types import MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Exchange:
@@ -31,7 +32,7 @@ class Exchange:
                     vars(module)[name] = new
 
     def _new(self, value: Any) -> Any:
-        """What stands for `value` now; lists and dicts are changed where they are."""
+        """What stands for `value` now; what can be changed is changed where it is."""
         if isinstance(value, nn.Module):
             return self._modules.get(value, value)
         if isinstance(value, MethodType):
@@ -44,12 +45,25 @@ class Exchange:
         if type(value) is tuple:
             new = tuple(map(self._new, value))
             return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
-        if isinstance(value, (list, dict)) and id(value) not in self._seen:
+        if isinstance(value, (set, frozenset)):
+            return self._of_set(value)
+        held = vars(value) if _is_object(value) else value
+        if isinstance(held, (list, deque, dict)) and id(value) not in self._seen:
             self._seen.add(id(value))
-            for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            for key, item in list(held.items() if isinstance(held, dict) else enumerate(held)):
                 new = self._new(item)
                 if new is not item:
-                    value[key] = new
+                    held[key] = new
+        return value
+
+    def _of_set(self, value: set[Any] | frozenset[Any]) -> set[Any] | frozenset[Any]:
+        new = {item: self._new(item) for item in value}
+        if all(item is its for item, its in new.items()):
+            return value
+        if isinstance(value, frozenset):
+            return frozenset(new.values())
+        value.clear()
+        value.update(new.values())
         return value
 
     def _bound(self, method: MethodType) -> Any:
@@ -62,6 +76,14 @@ class Exchange:
         if module in self._classes and getattr(self._classes[module], name, None) is method.__func__:
             return MethodType(getattr(type(module), name), module)
         return method
+
+
+_OTHERS = (nn.Module, Tensor, type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, list, dict, deque)
+
+
+def _is_object(value: Any) -> bool:
+    """An object of somebody's class, such as a container that is no list."""
+    return hasattr(value, "__dict__") and not isinstance(value, _OTHERS) and type(value).__module__ != "builtins"
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
