@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class Exchange:
@@ -23,6 +23,7 @@ class Exchange:
         self._modules = modules
         self._classes = classes
         self._seen: set[int] = set()
+        self._within = 0  # objects whose attributes are being looked at
 
     def everywhere(self, model: nn.Module) -> None:
         for module in list(model.modules()):
@@ -47,14 +48,22 @@ class Exchange:
             return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
         if isinstance(value, (set, frozenset)):
             return self._of_set(value)
-        held = vars(value) if _is_object(value) else value
-        if isinstance(held, (list, deque, dict)) and id(value) not in self._seen:
-            self._seen.add(id(value))
-            for key, item in list(held.items() if isinstance(held, dict) else enumerate(held)):
-                new = self._new(item)
-                if new is not item:
-                    held[key] = new
+        if id(value) in self._seen:
+            return value
+        if isinstance(value, (list, deque, dict)):
+            self._change(value, value)
+        elif not self._within and _is_object(value):  # not objects in objects: that has no end
+            self._within += 1
+            self._change(value, vars(value))
+            self._within -= 1
         return value
+
+    def _change(self, value: Any, held: list[Any] | deque[Any] | dict[Any, Any]) -> None:
+        self._seen.add(id(value))
+        for key, item in list(held.items() if isinstance(held, dict) else enumerate(held)):
+            new = self._new(item)
+            if new is not item:
+                held[key] = new
 
     def _of_set(self, value: set[Any] | frozenset[Any]) -> set[Any] | frozenset[Any]:
         new = {item: self._new(item) for item in value}
@@ -78,12 +87,13 @@ class Exchange:
         return method
 
 
-_OTHERS = (nn.Module, Tensor, type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, list, dict, deque)
+_OTHERS = (type, FunctionType, BuiltinFunctionType, ModuleType)
 
 
 def _is_object(value: Any) -> bool:
     """An object of somebody's class, such as a container that is no list."""
-    return hasattr(value, "__dict__") and not isinstance(value, _OTHERS) and type(value).__module__ != "builtins"
+    ours = type(value).__module__.partition(".")[0] not in ("builtins", "torch")
+    return ours and hasattr(value, "__dict__") and not isinstance(value, _OTHERS)
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

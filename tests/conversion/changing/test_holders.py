@@ -71,6 +71,20 @@ class Bound(nn.Module):
         return self.run(self.a(x))
 
 
+class InSet(nn.Module):
+    """Reached through a set alone."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.a, self.act = nn.Linear(8, 8), nn.ReLU()
+        self.acts = kind([self.act])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for act in self.acts:
+            x = act(self.a(x))
+        return x
+
+
 class Forward(nn.Module):
     """Another method is what is called."""
 
@@ -86,6 +100,7 @@ class Forward(nn.Module):
 MODELS = [
     *(functools.partial(Walk, how) for how in ("list", "tuple", "dict", "nested", "deque", "own list", "object")),
     *(functools.partial(Bound, how) for how in ("call", "forward", "lambda", "of self")),
+    *(functools.partial(InSet, kind) for kind in (set, frozenset)),
     Forward,
 ]
 
