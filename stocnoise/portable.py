@@ -13,6 +13,7 @@ from stocnoise import layers as _layers
 from stocnoise import noises as _noises
 from stocnoise.controls import stochastic_layers
 from stocnoise.conversion import conversion_of, convert, student_in
+from stocnoise.conversion.changing.disguise import undisguised
 from stocnoise.conversion.changing.sites import Conversion
 from stocnoise.conversion.example import recall
 from stocnoise.conversion.filters import Filter
@@ -57,7 +58,7 @@ def _converted(conversion: Conversion, layers: Mapping[str, StochasticActivation
                 "kind": site.kind,
                 "activation": site.activation,
                 "channels": site.channels,
-                "class": type(layers[path]).__name__,
+                "class": undisguised(layers[path]).__name__,
                 "alpha": layers[path].alpha,
                 "gamma": layers[path].gamma.item(),
             }
@@ -143,7 +144,7 @@ def _student(
         raise FileFormatError(f"{path}, a {about['class']}, does not fit this {class_name(model)}: {reason}") from error
     found = dict(stochastic_layers(student))
     wanted = {entry["path"]: (entry["class"], entry["channels"]) for entry in about["layers"]}
-    have = {path: (type(layer).__name__, layer.num_channels) for path, layer in found.items()}
+    have = {path: (undisguised(layer).__name__, layer.num_channels) for path, layer in found.items()}
     state = {**tensors, **{alias: tensors[key] for alias, key in about["aliases"].items()}}
     wrong = differences(wanted, have) or differences(forms(state), forms(student.state_dict()))
     if wrong:

@@ -150,16 +150,19 @@ def _plan(
 
 
 def _prove(student: nn.Module, examples: Sequence[Example], plan: Plan, found: Survey) -> None:
-    """`audit`, and if that fails once more with layers that have the class of what they replaced."""
+    """`audit`, and if that fails again with layers that have the class of what they replaced, then also its name."""
     try:
         audit(student, examples, plan, found)
     except UnsupportedActivationError as first:
-        if not disguise(layer for _, layer in stochastic_layers(student)):
-            raise
-        try:
-            audit(student, examples, plan, found)
-        except UnsupportedActivationError:
-            raise first from None
+        for named in (False, True):
+            if not disguise((layer for _, layer in stochastic_layers(student)), named=named):
+                raise
+            try:
+                audit(student, examples, plan, found)
+            except UnsupportedActivationError:
+                continue
+            return
+        raise first from None
 
 
 def _require_sites(plan: Plan, inplace: bool) -> None:

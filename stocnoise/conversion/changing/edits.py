@@ -15,7 +15,7 @@ from stocnoise.conversion.finding.source import Position, Product, definition
 from stocnoise.conversion.finding.trace import Helper, Method
 from stocnoise.errors import UnsupportedActivationError
 
-How = Literal["replace", "wrap", "let", "rename", "bind", "function", "method", "object"]
+How = Literal["replace", "wrap", "let", "rename", "bind", "function", "method", "object", "partial"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Edit:
     does so once for a product in which the input, `product.x`, stands several times; "rename" calls the target, a
     method of self in place of the one that is `called`, with the same arguments; "bind" does so without the first of
     them, which is self; "function", "method" and "object" call the target, a method made of a helper, in place of a
-    function, or with the object before the arguments that had the method, or was called. `method` says that the input
+    function, or with the object before the arguments that had the method, or was called; "partial" calls it with the
+    arguments that were bound before. `method` says that the input
     is what stands before the dot, `seen` that the expression before the arguments is the method that is called. `hoist`
     counts the calls through the whole method rather than through the function inside it.
     """
@@ -101,8 +102,9 @@ def edits(node: Node, attributes: dict[int, str], names: dict[int, str], wrapped
         if isinstance(first, Node):
             targets = tuple(names[id(child)] for child in children)
             if isinstance(first.method, Helper):
-                assert first.reach == "function" or first.reach == "method" or first.reach == "object"
-                yield Edit(position, first.reach, targets, hoist=hoist, called=str(first.method))
+                reach = first.reach
+                assert reach == "function" or reach == "method" or reach == "object" or reach == "partial"
+                yield Edit(position, reach, targets, hoist=hoist, called=str(first.method))
             elif any(target != first.method.name for target in targets):
                 how: How = "bind" if first.reach == "unbound" else "rename"
                 yield Edit(position, how, targets, hoist=hoist, called=first.method.name, seen=first.reach != "unseen")

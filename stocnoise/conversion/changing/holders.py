@@ -1,10 +1,11 @@
-"""What holds a module besides its parent: lists, tuples and dicts in attributes, and methods bound to it."""
+"""What holds a module besides its parent: containers and other objects in attributes, and methods bound to it."""
 
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Iterator, Mapping
-from types import MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,7 @@ class Exchange:
         self._modules = modules
         self._classes = classes
         self._seen: set[int] = set()
+        self._within = 0  # objects whose attributes are being looked at
 
     def everywhere(self, model: nn.Module) -> None:
         for module in list(model.modules()):
@@ -31,7 +33,7 @@ class Exchange:
                     vars(module)[name] = new
 
     def _new(self, value: Any) -> Any:
-        """What stands for `value` now; lists and dicts are changed where they are."""
+        """What stands for `value` now; what can be changed is changed where it is."""
         if isinstance(value, nn.Module):
             return self._modules.get(value, value)
         if isinstance(value, MethodType):
@@ -44,12 +46,33 @@ class Exchange:
         if type(value) is tuple:
             new = tuple(map(self._new, value))
             return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
-        if isinstance(value, (list, dict)) and id(value) not in self._seen:
-            self._seen.add(id(value))
-            for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                new = self._new(item)
-                if new is not item:
-                    value[key] = new
+        if isinstance(value, (set, frozenset)):
+            return self._of_set(value)
+        if id(value) in self._seen:
+            return value
+        if isinstance(value, (list, deque, dict)):
+            self._change(value, value)
+        elif not self._within and _is_object(value):  # not objects in objects: that has no end
+            self._within += 1
+            self._change(value, vars(value))
+            self._within -= 1
+        return value
+
+    def _change(self, value: Any, held: list[Any] | deque[Any] | dict[Any, Any]) -> None:
+        self._seen.add(id(value))
+        for key, item in list(held.items() if isinstance(held, dict) else enumerate(held)):
+            new = self._new(item)
+            if new is not item:
+                held[key] = new
+
+    def _of_set(self, value: set[Any] | frozenset[Any]) -> set[Any] | frozenset[Any]:
+        new = {item: self._new(item) for item in value}
+        if all(item is its for item, its in new.items()):
+            return value
+        if isinstance(value, frozenset):
+            return frozenset(new.values())
+        value.clear()
+        value.update(new.values())
         return value
 
     def _bound(self, method: MethodType) -> Any:
@@ -64,25 +87,44 @@ class Exchange:
         return method
 
 
-def containers(model: nn.Module) -> Iterator[list[Any] | dict[Any, Any]]:
-    """The lists and dicts in which an exchange may put something else."""
+Container = list[Any] | deque[Any] | set[Any] | dict[Any, Any]
+
+
+def containers(model: nn.Module) -> Iterator[Container]:
+    """All in which an exchange may put something else: lists, sets, dicts, the attributes of objects."""
     seen: set[int] = set()
 
-    def inside(value: Any) -> Iterator[list[Any] | dict[Any, Any]]:
+    def inside(value: Any, within: bool = False) -> Iterator[Container]:
+        if isinstance(value, nn.Module) or id(value) in seen:
+            return
         if isinstance(value, functools.partial):
-            yield from inside((*value.args, *value.keywords.values()))
-        elif type(value) is tuple:
+            yield from inside((*value.args, *value.keywords.values()), within)
+        elif type(value) is tuple or isinstance(value, frozenset):
             for item in value:
-                yield from inside(item)
-        elif isinstance(value, (list, dict)) and id(value) not in seen:
+                yield from inside(item, within)
+        elif isinstance(value, (list, deque, set, dict)):
             seen.add(id(value))
             yield value
             for item in list(value.values() if isinstance(value, dict) else value):
-                yield from inside(item)
+                yield from inside(item, within)
+        elif not within and _is_object(value):
+            seen.add(id(value))
+            yield vars(value)
+            for item in list(vars(value).values()):
+                yield from inside(item, within=True)
 
     for module in model.modules():
         for _, value in _attributes(module):
             yield from inside(value)
+
+
+_OTHERS = (type, FunctionType, BuiltinFunctionType, ModuleType)
+
+
+def _is_object(value: Any) -> bool:
+    """An object of somebody's class, such as a container that is no list."""
+    ours = type(value).__module__.partition(".")[0] not in ("builtins", "torch")
+    return ours and hasattr(value, "__dict__") and not isinstance(value, _OTHERS)
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from stocnoise.conversion.changing.binding import Replaced, bind_before
 from stocnoise.conversion.changing.edits import Edit, MethodEdit
-from stocnoise.conversion.finding.source import calls_in, definition, end_of, place_of
+from stocnoise.conversion.finding.source import ExplicitSuper, definition, end_of, place_of
 from stocnoise.conversion.finding.trace import Helper, Method, function_of, nested_codes
 from stocnoise.errors import ConversionError, UnsupportedActivationError
 
@@ -78,7 +78,7 @@ def _function(code: CodeType, like: FunctionType, closure: tuple[CellType, ...])
 
 
 def _held(callee: Any, expected: str) -> Any:
-    """What a helper is called on: the object that has the method `callee`, or is called itself."""
+    """What a helper is called on: the object that has the method `callee`, or is called itself; a partial itself."""
     function = function_of(callee)
     if function is None or function.__qualname__ != expected:
         raise ConversionError(
@@ -94,11 +94,8 @@ _SELF = "_stocnoise_self"
 
 def _with_self(node: Any, edit: MethodEdit) -> Any:
     """A function as a method: with one more argument, and a lambda as a `def`."""
-    if any(isinstance(call.func, ast.Name) and call.func.id == "super" for call in calls_in(node)):
-        raise UnsupportedActivationError(
-            f"{edit.method} calls super(), so it cannot be rewritten: exclude its activations"
-        )
     arguments = node.args.posonlyargs or node.args.args
+    ExplicitSuper("").visit(node)
     arguments.insert(0, ast.arg(_SELF))
     if isinstance(node, ast.Lambda):
         made = ast.parse("def helper(): ...").body[0]
@@ -193,17 +190,27 @@ class _Rewriter(ast.NodeTransformer):
             return node
         if edit.how in ("rename", "bind"):
             return self._rename(node, edit)
-        if edit.how in ("function", "method", "object"):
-            if edit.how != "function":
-                held = ast.Name("_stocnoise_held", ast.Load())
-                node.args.insert(0, ast.Call(held, [node.func, ast.Constant(edit.called)], []))
-            node.func = self._target(edit)
-            return node
+        if edit.how in ("function", "method", "object", "partial"):
+            return self._help(node, edit)
         read, write = self._input(node, edit)
         noisy = ast.Call(self._target(edit), [read], [])
         if edit.how == "replace":
             return noisy
         write(noisy)
+        return node
+
+    def _help(self, node: ast.Call, edit: Edit) -> ast.Call:
+        """Call a method made of a helper, with what the helper was called on, or was bound to it, as arguments."""
+        held = ast.Call(ast.Name("_stocnoise_held", ast.Load()), [node.func, ast.Constant(edit.called)], [])
+        if edit.how == "partial":
+            node.args.insert(0, ast.Starred(ast.Attribute(held, "args", ast.Load()), ast.Load()))
+            later = [keyword.arg and ast.Constant(keyword.arg) for keyword in node.keywords]
+            bound = ast.Attribute(copy.deepcopy(held), "keywords", ast.Load())
+            values = [bound, *(keyword.value for keyword in node.keywords)]
+            node.keywords = [ast.keyword(None, ast.Dict([None, *later], values))]  # type: ignore[list-item]
+        elif edit.how != "function":
+            node.args.insert(0, held)
+        node.func = self._target(edit)
         return node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:

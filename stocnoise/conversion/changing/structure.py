@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,4 +34,4 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 def _refill(container: Any, items: Any) -> None:
     container.clear()
-    container.extend(items) if isinstance(container, list) else container.update(items)
+    container.extend(items) if isinstance(container, (list, deque)) else container.update(items)

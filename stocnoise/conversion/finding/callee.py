@@ -9,11 +9,13 @@ from types import FrameType
 from typing import Any
 
 from stocnoise.conversion.finding.source import (
+    ExplicitSuper,
     Position,
     Product,
     SourceUnavailableError,
     call_at,
     factors,
+    is_super,
     names_in,
     product_at,
 )
@@ -57,13 +59,15 @@ def callee_in(frame: FrameType, cls: type) -> Any:
 
 def _does_something(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
-        return not (isinstance(node.func, ast.Name) and node.func.id == "type")
+        return not ((isinstance(node.func, ast.Name) and node.func.id == "type") or is_super(node))
     return isinstance(node, (ast.NamedExpr, ast.Await))
 
 
 def _evaluate(node: ast.expr, frame: FrameType, cls: type) -> Any:
     expression = ast.Expression(_Mangler(cls).visit(copy.deepcopy(node)))
     expression = ast.fix_missing_locations(_Loader().visit(expression))
+    first = frame.f_code.co_varnames[:1]
+    ExplicitSuper(first[0] if first else "").visit(expression)
     try:
         return eval(compile(expression, "<callee>", "eval"), frame.f_globals, dict(frame.f_locals))
     except Exception:

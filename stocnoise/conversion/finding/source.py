@@ -109,6 +109,32 @@ def calls_in(node: ast.AST) -> Iterator[ast.Call]:
     return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
 
 
+def is_super(node: ast.AST) -> bool:
+    """Whether this is `super()`."""
+    if not isinstance(node, ast.Call) or node.args:
+        return False
+    return isinstance(node.func, ast.Name) and node.func.id == "super"
+
+
+class ExplicitSuper(ast.NodeTransformer):
+    """`super()` as it may stand anywhere, given the name of the first argument of the function around it."""
+
+    def __init__(self, first: str) -> None:
+        self._first = first
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        arguments = [*node.args.posonlyargs, *node.args.args]
+        ExplicitSuper(arguments[0].arg if arguments else self._first).generic_visit(node)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        if is_super(node) and self._first:
+            node.args = [ast.Name("__class__", ast.Load()), ast.Name(self._first, ast.Load())]
+            ast.fix_missing_locations(node)
+        return node
+
+
 def is_thin(code: CodeType, position: Position) -> bool:
     """Whether the function does nothing but return the call at `position` on its first argument."""
     node = definition(code)

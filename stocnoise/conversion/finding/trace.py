@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from types import CodeType, FrameType, FunctionType, MethodType
@@ -50,8 +52,26 @@ class Helper:
     def __str__(self) -> str:
         return self.code_of.__qualname__
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A function inside decorators cannot be found by its name, what it is wrapped in can."""
+        found: Any = sys.modules.get(self.code_of.__module__)
+        for name in self.code_of.__qualname__.split("."):
+            found = getattr(found, name, None)
+        layers = [found]
+        while layers[-1] is not self.code_of and hasattr(layers[-1], "__wrapped__"):
+            layers.append(layers[-1].__wrapped__)
+        if layers[-1] is not self.code_of:
+            return Helper, (self.code_of,)
+        return _helper_inside, (found, len(layers) - 1)
 
-Reach = Literal["bound", "unbound", "unseen", "function", "method", "object"]
+
+def _helper_inside(decorated: Any, decorators: int) -> Helper:
+    for _ in range(decorators):
+        decorated = decorated.__wrapped__
+    return Helper(decorated)
+
+
+Reach = Literal["bound", "unbound", "unseen", "function", "method", "object", "partial"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Link:
     `frame` tells invocations apart. `scope` is the frame of the innermost `def` around the place: that of the method,
     or of a function inside it. `reach` tells how the next method is called there: as a bound method, as a function of
     its class, or in a way that is not to be seen from the call. After the methods come helpers, which are called as
-    functions, as methods of other objects, or by calling such an object.
+    functions, as methods of other objects, by calling such an object, or with some of their arguments bound before.
     """
 
     method: Method | Helper
@@ -250,6 +270,8 @@ def function_of(callee: Any) -> FunctionType | None:
     """The function that runs when `callee` is called, with nothing around it."""
     if isinstance(callee, MethodType):
         callee = callee.__func__
+    elif isinstance(callee, functools.partial):
+        callee = callee.func
     elif isinstance(callee, nn.Module):
         callee = type(callee).forward
     elif not isinstance(callee, (FunctionType, type)):
@@ -262,6 +284,8 @@ def _reach_of_helper(callee: Any, frame: FrameType) -> Reach | None:
     function = function_of(callee)
     if function is None or function.__code__ is not frame.f_code or function.__module__.split(".")[0] == "torch":
         return None
+    if isinstance(callee, functools.partial):
+        return "partial"
     if isinstance(callee, FunctionType):
         return "function"
     return "method" if isinstance(callee, MethodType) else "object"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable
 
@@ -116,8 +117,60 @@ class Lambda(Base):
         return self.f(self.a(x))
 
 
+class Louder(Processor):
+    def __call__(self, module: Base, x: Tensor) -> Tensor:
+        y = super().__call__(module, x)
+        return F.gelu(y)
+
+
+class OfBaseClass(Processed):
+    """A processor that calls the method of its base class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processor = Louder()
+
+
+class Partial(Base):
+    """A function with some of its arguments bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_a = functools.partial(dense, weight=self.a.weight, shift=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = functools.partial(dense, x)
+        return self.of_a(x, shift=0.1) + first(self.b.weight)
+
+
+def doubled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(function)
+    def wrapper(*args: Tensor, **kwargs: Tensor) -> Tensor:
+        return 2 * function(*args, **kwargs)
+
+    return wrapper
+
+
+@doubled
+def decorated(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    return y + 1
+
+
+@torch.no_grad()
+def detached(x: Tensor) -> Tensor:
+    y = F.silu(x)
+    return y + 1
+
+
+class Decorated(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return decorated(self.a(x)) + detached(self.b(x))
+
+
 MODELS = [
     *((Static, 2), (OfClass, 2), (Processed, 4), (Kernel, 2), (Free, 5), (Nested, 4), (Lambda, 1)),
+    *((OfBaseClass, 5), (Partial, 4), (Decorated, 2)),
 ]
 
 
@@ -131,7 +184,7 @@ def test_a_call_in_a_helper_is_converted(model: type[Base], count: int) -> None:
     assert type(back) is model and torch.equal(back(X), teacher(X))
 
 
-@pytest.mark.parametrize("model", [Static, Processed, Free, Nested])
+@pytest.mark.parametrize("model", [Static, Processed, Free, Nested, OfBaseClass, Partial, Decorated])
 def test_nothing_but_the_student_changes(model: type[Base]) -> None:
     """Another module that uses the same functions computes without noise."""
     other = model()
@@ -142,7 +195,7 @@ def test_nothing_but_the_student_changes(model: type[Base]) -> None:
     assert torch.equal(other(X), expected)
 
 
-@pytest.mark.parametrize("model", [Static, Processed, Free, Nested])
+@pytest.mark.parametrize("model", [Static, Processed, Free, Nested, OfBaseClass, Partial, Decorated])
 def test_copies_and_pickles(model: type[Base]) -> None:
     student = stocnoise.convert(model(), X, gamma=0.5)
     stocnoise.calibrate(student, [X])

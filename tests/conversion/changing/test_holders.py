@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
+from collections import UserList, deque
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +34,9 @@ class Walk(nn.Module):
             "tuple": tuple(steps),
             "dict": dict(enumerate(steps)),
             "nested": {"a": [tuple(steps[:2])], "b": steps[2:]},
+            "deque": deque(steps),
+            "own list": UserList(steps),
+            "object": SimpleNamespace(steps=steps),
         }
         self.walk = containers[how]
 
@@ -37,6 +44,7 @@ class Walk(nn.Module):
         walk = self.walk
         if isinstance(walk, dict) and "a" in walk:
             walk = [*walk["a"][0], *walk["b"]]
+        walk = getattr(walk, "steps", walk)
         for step in walk.values() if isinstance(walk, dict) else walk:
             x = step(x)
         return x
@@ -63,6 +71,20 @@ class Bound(nn.Module):
         return self.run(self.a(x))
 
 
+class InSet(nn.Module):
+    """Reached through a set alone."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.a, self.act = nn.Linear(8, 8), nn.ReLU()
+        self.acts = kind([self.act])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for act in self.acts:
+            x = act(self.a(x))
+        return x
+
+
 class Forward(nn.Module):
     """Another method is what is called."""
 
@@ -76,8 +98,9 @@ class Forward(nn.Module):
 
 
 MODELS = [
-    *(functools.partial(Walk, how) for how in ("list", "tuple", "dict", "nested")),
+    *(functools.partial(Walk, how) for how in ("list", "tuple", "dict", "nested", "deque", "own list", "object")),
     *(functools.partial(Bound, how) for how in ("call", "forward", "lambda", "of self")),
+    *(functools.partial(InSet, kind) for kind in (set, frozenset)),
     Forward,
 ]
 
@@ -140,7 +163,11 @@ def is_relu(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.ReLU, nn.LeakyReLU))
 
 
-@pytest.mark.parametrize("ask", [wanted, has_slope, is_relu])
+def is_called_relu(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "ReLU"
+
+
+@pytest.mark.parametrize("ask", [wanted, has_slope, is_relu, is_called_relu])
 def test_what_a_model_asks_its_activations_keeps_its_answer(ask: Any) -> None:
     teacher = Asks(ask)
     student = converted(teacher, X)
@@ -154,6 +181,23 @@ def test_isinstance_is_answered_only_where_it_is_asked() -> None:
     layer = stocnoise.convert(Asks(is_relu), X).body[1]
     assert isinstance(layer, nn.ReLU) and isinstance(layer, stocnoise.StocReLUEMA)
     assert type(layer).__name__ == "StocReLUEMA"
+    layer = stocnoise.convert(Asks(is_called_relu), X).body[1]
+    assert type(layer).__name__ == "ReLU" and isinstance(layer, stocnoise.StocReLUEMA)
+
+
+def test_a_student_that_is_asked_for_a_name_is_saved_and_copied(tmp_path: Path) -> None:
+    student = stocnoise.convert(Asks(is_called_relu), X, gamma=0.5)
+    stocnoise.calibrate(student, [X])
+    stocnoise.save(student, tmp_path / "s.safetensors")
+    for other in (
+        stocnoise.load(tmp_path / "s.safetensors", Asks(is_called_relu)),
+        pickle.loads(pickle.dumps(student)),
+    ):
+        outputs = []
+        for model in (student, other):
+            torch.manual_seed(0)
+            outputs.append(model.eval()(X))
+        assert all(map(torch.equal, *outputs))
 
 
 class Scaled(nn.Module):
@@ -167,7 +211,7 @@ class Scaled(nn.Module):
         y = self.act(self.a(x))
         if self.how == "slope":
             return y * (1 + self.act.negative_slope**2) ** -0.5
-        return y * (3.0 if type(self.act).__name__ == "LeakyReLU" else 1.0)
+        return y * (3.0 if type(self.act) is nn.LeakyReLU else 1.0)
 
 
 def test_a_slope_that_is_read_is_there() -> None:
@@ -175,11 +219,11 @@ def test_a_slope_that_is_read_is_there() -> None:
 
 
 def test_what_cannot_be_answered_is_refused_and_never_silently_wrong() -> None:
-    teacher = Scaled("name")
+    teacher = Scaled("class")
     expected = teacher(X)
     for inplace in (False, True):
         with pytest.raises(stocnoise.UnsupportedActivationError, match="computes something else"):
             stocnoise.convert(teacher, X, inplace=inplace)
         assert type(teacher.act) is nn.LeakyReLU and torch.equal(teacher(X), expected)
     with pytest.raises(stocnoise.UnsupportedActivationError, match="computes something else"):
-        stocnoise.convert(Asks(lambda layer: type(layer).__name__ == "ReLU"), X)
+        stocnoise.convert(Asks(lambda layer: type(layer) is nn.ReLU), X)

@@ -1,0 +1,401 @@
+"""Libraries of image classifiers, and of parts of vision models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.thirdparty.entry import Entries, Entry, entry, image, on, on_meta
+
+_PYTORCHCV_SIZES = {
+    **dict.fromkeys(("inceptionv3", "inceptionv4", "inceptionresnetv1", "inceptionresnetv2", "xception"), 299),
+    **dict.fromkeys(("polynet", "pnasnet5large"), 331),
+    "ntsnet_cub": 448,
+}
+
+
+def _pytorchcv() -> Entries:
+    """The first model of each family of classifiers and of semantic segmentation."""
+    from pytorchcv import model_provider
+
+    families: dict[str, str] = {}
+    for name, make in model_provider._models.items():
+        families.setdefault(make.__module__, name)
+    for name in families.values():
+        if "cifar" in name:
+            size = 32
+        elif any(data in name for data in ("cityscapes", "voc", "celebamaskhq")):
+            size = 480
+        else:
+            size = _PYTORCHCV_SIZES.get(name, 224)
+        yield on_meta(name, lambda name=name: model_provider.get_model(name), 2, 3, size, size)
+
+
+def _efficientnet() -> Entries:
+    from efficientnet_pytorch import EfficientNet
+
+    for name in ("efficientnet-b0", "efficientnet-b1"):
+        yield entry(name, image(64), EfficientNet.from_name, name)
+
+    def exported() -> tuple[nn.Module, Any]:
+        model = EfficientNet.from_name("efficientnet-b0")
+        model.set_swish(memory_efficient=False)
+        return (model, image(64))
+
+    yield Entry("efficientnet-b0, for export", exported)
+
+
+def _geffnet() -> Entries:
+    import geffnet
+
+    names = (
+        "mobilenetv3_small_075",
+        "mobilenetv3_large_075",
+        "efficientnet_b0",
+        "mixnet_s",
+        "fbnetc_100",
+        "spnasnet_100",
+    )
+    for name in (*names, "mnasnet_a1", "mobilenetv2_100", "tf_mobilenetv3_small_minimal_100", "efficientnet_lite0"):
+        yield entry(name, image(64), geffnet.create_model, name)
+
+
+def _vit_pytorch() -> Entries:
+    import vit_pytorch
+    from vit_pytorch import (
+        ats_vit,
+        cait,
+        cct,
+        cross_vit,
+        crossformer,
+        cvt,
+        deepvit,
+        efficient,
+        jumbo_vit,
+        learnable_memory_vit,
+        levit,
+        local_vit,
+        look_vit,
+        max_vit,
+        max_vit_with_registers,
+        mobile_vit,
+        nest,
+        normalized_vit,
+        parallel_vit,
+        pit,
+        regionvit,
+        rvt,
+        scalable_vit,
+        sep_vit,
+        simple_flash_attn_vit,
+        simple_uvit,
+        simple_vit_with_fft,
+        simple_vit_with_qk_norm,
+        simple_vit_with_register_tokens,
+        t2t,
+        twins_svt,
+        vit_1d,
+        vit_3d,
+        vit_for_small_dataset,
+        vit_with_patch_dropout,
+        vit_with_patch_merger,
+        vivit,
+        xcit,
+    )
+
+    plain = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 32, "depth": 2, "heads": 4, "mlp_dim": 64}
+    x = image(32)
+    yield from on(x, vit_pytorch.ViT, vit_pytorch.SimpleViT, deepvit.DeepViT, rvt.RvT, **plain)
+    yield from on(x, parallel_vit.ViT, num_parallel_branches=2, **plain)
+    for module in (
+        *(vit_for_small_dataset, learnable_memory_vit, simple_vit_with_qk_norm, simple_flash_attn_vit),
+        *(vit_with_patch_merger, normalized_vit, local_vit, simple_uvit),
+    ):
+        found = [value for name, value in vars(module).items() if name.lower().replace("_", "").endswith("vit")]
+        for cls in found[-1:]:
+            name = f"{module.__name__.rpartition('.')[2]}.{cls.__name__}"
+            yield entry(name, x, cls, **plain)
+    yield from on(x, simple_vit_with_register_tokens.SimpleViT, num_register_tokens=2, **plain)
+    yield from on(x, vit_with_patch_dropout.ViT, patch_dropout=0.25, **plain)
+    yield from on(x, ats_vit.ViT, max_tokens_per_depth=(8, 4), **plain)
+    yield from on(x, cait.CaiT, cls_depth=1, **plain)
+    yield from on(x, xcit.XCiT, cls_depth=1, **plain)
+    yield from on(x, simple_vit_with_fft.SimpleViT, freq_patch_size=8, **plain)
+    small = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 32}
+    yield from on(
+        x, jumbo_vit.JumboViT, depth=2, heads=4, mlp_dim=64, num_jumbo_cls=1, jumbo_cls_k=2, jumbo_ff_mult=2, **small
+    )
+    yield from on(x, pit.PiT, depth=(1, 1), heads=4, mlp_dim=64, dropout=0.1, **small)
+    yield from on(x, look_vit.LookViT, depth=2, heads=4, mlp_factor=2, **small)
+    yield from on(x, efficient.ViT, transformer=vit_pytorch.vit.Transformer(32, 2, 4, 8, 64), **small)
+    yield from on(x, cct.CCT, img_size=32, embedding_dim=32, num_layers=2, num_heads=4, mlp_ratio=2, num_classes=5)
+    yield from on(
+        image(64),
+        t2t.T2TViT,
+        dim=32,
+        image_size=64,
+        depth=2,
+        heads=2,
+        mlp_dim=32,
+        num_classes=5,
+        t2t_layers=((7, 4), (3, 2)),
+    )
+    yield from on(
+        image(64),
+        cross_vit.CrossViT,
+        image_size=64,
+        num_classes=5,
+        depth=1,
+        sm_dim=16,
+        lg_dim=32,
+        sm_patch_size=8,
+        sm_enc_depth=1,
+        sm_enc_heads=2,
+        lg_patch_size=16,
+        lg_enc_depth=1,
+        lg_enc_heads=2,
+    )
+    yield from on(
+        image(64),
+        mobile_vit.MobileViT,
+        image_size=(64, 64),
+        dims=[16, 20, 24],
+        num_classes=5,
+        channels=[8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 32],
+    )
+    yield from on(
+        image(64), levit.LeViT, image_size=64, num_classes=5, stages=2, dim=(32, 48), depth=2, heads=(2, 3), mlp_mult=2
+    )
+    yield from on(
+        image(64), cvt.CvT, num_classes=5, s1_emb_dim=16, s2_emb_dim=24, s3_emb_dim=32, s2_heads=1, s3_depth=2
+    )
+    yield from on(
+        image(64), max_vit.MaxViT, num_classes=5, dim_conv_stem=16, dim=16, dim_head=8, depth=(1, 1), window_size=2
+    )
+    yield from on(
+        image(64),
+        max_vit_with_registers.MaxViT,
+        num_classes=5,
+        dim_conv_stem=16,
+        dim=16,
+        dim_head=8,
+        depth=(1, 1),
+        window_size=2,
+    )
+    yield from on(
+        image(32),
+        nest.NesT,
+        image_size=32,
+        patch_size=4,
+        dim=16,
+        heads=2,
+        num_hierarchies=3,
+        block_repeats=(1, 1, 1),
+        num_classes=5,
+    )
+    yield from on(
+        image(224),
+        crossformer.CrossFormer,
+        num_classes=5,
+        dim=(16, 16, 32, 32),
+        depth=(1, 1, 1, 1),
+        global_window_size=(8, 4, 2, 1),
+    )
+    yield from on(
+        image(224), regionvit.RegionViT, dim=(16, 16, 32, 32), depth=(1, 1, 1, 1), window_size=7, num_classes=5
+    )
+    yield from on(
+        image(256),
+        scalable_vit.ScalableViT,
+        num_classes=5,
+        dim=16,
+        heads=(1, 2, 2, 4),
+        depth=(1, 1, 1, 1),
+        ssa_dim_key=8,
+        reduction_factor=(8, 4, 2, 1),
+        window_size=(64, 32, None, None),
+    )
+    yield from on(
+        image(224),
+        sep_vit.SepViT,
+        num_classes=5,
+        dim=16,
+        dim_head=8,
+        heads=(1, 2, 2, 4),
+        depth=(1, 1, 1, 1),
+        window_size=7,
+    )
+    yield from on(
+        image(224),
+        twins_svt.TwinsSVT,
+        num_classes=5,
+        s1_emb_dim=16,
+        s2_emb_dim=16,
+        s3_emb_dim=32,
+        s4_emb_dim=32,
+        s3_depth=1,
+    )
+    yield from on(
+        torch.rand(2, 3, 64), vit_1d.ViT, seq_len=64, patch_size=8, num_classes=5, dim=32, depth=2, heads=4, mlp_dim=64
+    )
+    clips = torch.rand(2, 3, 4, 32, 32)
+    yield from on(
+        clips,
+        vit_3d.ViT,
+        image_size=32,
+        frames=4,
+        image_patch_size=8,
+        frame_patch_size=2,
+        num_classes=5,
+        dim=32,
+        depth=2,
+        heads=4,
+        mlp_dim=64,
+    )
+    yield from on(
+        clips,
+        vivit.ViT,
+        image_size=32,
+        frames=4,
+        image_patch_size=8,
+        frame_patch_size=2,
+        num_classes=5,
+        dim=32,
+        spatial_depth=1,
+        temporal_depth=1,
+        heads=4,
+        mlp_dim=64,
+    )
+
+
+def _open_clip() -> Entries:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+
+    text = CLIPTextCfg(context_length=12, vocab_size=64, width=32, heads=4, layers=2)
+    example = {"image": image(32), "text": torch.randint(1, 64, (2, 12))}
+    transformer = CLIPVisionCfg(layers=2, width=64, head_width=16, patch_size=8, image_size=32)
+    resnet = CLIPVisionCfg(layers=(1, 1, 1, 1), width=16, head_width=32, image_size=32)
+    for name, vision in (("ViT", transformer), ("ResNet", resnet)):
+        for quick in (False, True):
+            yield entry(f"{name}{', quick_gelu' if quick else ''}", example, CLIP, 32, vision, text, quick_gelu=quick)
+    yield entry("CustomTextCLIP", example, CustomTextCLIP, 32, transformer, text)
+    from open_clip.coca_model import CoCa, MultimodalCfg
+
+    decoder = MultimodalCfg(context_length=12, vocab_size=64, width=32, heads=4, layers=2)
+    pooled = CLIPVisionCfg(
+        layers=2, width=64, head_width=16, patch_size=8, image_size=32, attentional_pool=True, attn_pooler_heads=4
+    )
+    yield entry("CoCa", example, CoCa, 32, decoder, text, pooled)
+
+
+def _facenet() -> Entries:
+    from facenet_pytorch import InceptionResnetV1
+    from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
+
+    yield entry("InceptionResnetV1", image(160), InceptionResnetV1, classify=True, num_classes=5)
+    for cls, side in ((PNet, 24), (RNet, 24), (ONet, 48)):
+        yield entry(cls.__name__, image(side), cls, pretrained=False)
+
+
+def _pretrainedmodels() -> Entries:
+    import pretrainedmodels
+
+    sizes = {"xception": 299, "inceptionv4": 299, "inceptionresnetv2": 299, "nasnetamobile": 224, "polynet": 299}
+    names = ("bninception", "resnext101_32x4d", "se_resnet50", "se_resnext50_32x4d", "dpn68", "fbresnet152", "senet154")
+    for name in (*names, "cafferesnet101", *sizes):
+        make = pretrainedmodels.__dict__[name]
+        shape = (2, 3, *(sizes.get(name, 224),) * 2)
+        yield on_meta(name, lambda make=make: make(num_classes=1000, pretrained=None), *shape)
+
+
+def _resnest() -> Entries:
+    from resnest.torch import resnest50, resnest101
+
+    for make in (resnest50, resnest101):
+        yield on_meta(make.__name__, make, 2, 3, 224, 224)
+
+
+def _kornia() -> Entries:
+    from kornia import contrib, feature
+    from kornia.feature.keynet import KeyNet, keynet_default_config
+    from kornia.models import tiny_vit
+
+    patches = torch.rand(4, 1, 32, 32)
+    yield from on(
+        patches, feature.HardNet, feature.HardNet8, feature.SOSNet, feature.TFeat, feature.HyNet, pretrained=False
+    )
+    yield entry("KeyNet", image(48, channels=1), KeyNet, False, keynet_default_config)
+    yield from on(image(48, channels=1), feature.DISK, feature.OriNet, feature.LAFAffNetShapeEstimator)
+    yield entry("DISK", image(64), feature.DISK)
+    yield entry("ViT", image(32), contrib.VisionTransformer, 32, 8, 3, 32, 2, 4)
+    yield entry("MobileViT", image(64), contrib.MobileViT, "xxs")
+    yield entry(
+        "TinyViT",
+        image(64),
+        tiny_vit.TinyViT,
+        64,
+        embed_dims=[16, 32, 32, 64],
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 2, 4],
+        window_sizes=[2, 2, 2, 2],
+    )
+    from kornia.models import efficient_vit
+
+    yield entry("EfficientViT", image(64), efficient_vit.backbone.efficientvit_backbone_b0)
+    from kornia.filters import DexiNed
+    from kornia.models.rt_detr import RTDETR, RTDETRConfig
+
+    yield entry("DexiNed", image(64), DexiNed, pretrained=False)
+    yield Entry("RTDETR resnet18d", lambda: (RTDETR.from_config(RTDETRConfig("resnet18d", 5)), image(128)))
+    yield Entry("SOLD2", lambda: (feature.SOLD2_detector(pretrained=False).model, image(64, channels=1)))
+
+
+def _lightly() -> Entries:
+    from lightly.models import ResNetGenerator
+    from lightly.models.modules import (
+        BarlowTwinsProjectionHead,
+        BYOLProjectionHead,
+        DINOProjectionHead,
+        SimCLRProjectionHead,
+        SwaVProjectionHead,
+        VICRegProjectionHead,
+    )
+
+    x = torch.randn(4, 32)
+    yield from on(x, BarlowTwinsProjectionHead, BYOLProjectionHead, SimCLRProjectionHead, VICRegProjectionHead)
+    yield entry("resnet-9", image(32), ResNetGenerator, "resnet-9")
+    yield entry("resnet-18", image(32), ResNetGenerator, "resnet-18")
+    for cls, sizes in ((DINOProjectionHead, (32, 64, 16, 24)), (SwaVProjectionHead, (32, 64, 16))):
+        yield entry(cls.__name__, x, cls, *sizes)
+
+
+def _lpips() -> Entries:
+    import lpips
+
+    for net in ("alex", "squeeze", "vgg"):
+        yield entry(net, (image(64), image(64)), lpips.LPIPS, net=net, pretrained=False, pnet_rand=True, pnet_tune=True)
+
+
+def _torchxrayvision() -> Entries:
+    import torchxrayvision
+
+    yield entry("DenseNet", image(64, channels=1), torchxrayvision.models.DenseNet, num_classes=5)
+    yield entry("ResNetAE", image(224, channels=1), torchxrayvision.autoencoders.ResNetAE)
+
+
+LIBRARIES = {
+    "pytorchcv": _pytorchcv,
+    "efficientnet-pytorch": _efficientnet,
+    "geffnet": _geffnet,
+    "vit-pytorch": _vit_pytorch,
+    "open_clip_torch": _open_clip,
+    "facenet-pytorch": _facenet,
+    "pretrainedmodels": _pretrainedmodels,
+    "resnest": _resnest,
+    "kornia": _kornia,
+    "lightly": _lightly,
+    "lpips": _lpips,
+    "torchxrayvision": _torchxrayvision,
+}
