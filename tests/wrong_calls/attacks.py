@@ -18,6 +18,7 @@ from tests.wrong_calls.table import (
     choice,
     each,
     function,
+    inherited,
     model,
     number,
     output,
@@ -94,18 +95,18 @@ _PGD = [
 
 CALLS = [
     _attack("Attack", _EVERY),
-    _attack("attacks.MinimumNormAttack", _EVERY),
+    _attack("attacks.MinimumNormAttack", inherited(_EVERY)),
     _attack("attacks.BallAttack", _BALL),
     _attack("PGD", _PGD),
-    _attack("BIM", _PGD),
-    _attack("MIM", _PGD),
-    _attack("APGD", [*_BALL, *_GRADIENT, *share("rho", inner=True)]),
-    _attack("RandomNoise", _BALL),
-    _attack("AutoAttack", [*_BALL, *choice("version", "rand", "standard", "plus")]),
+    _attack("BIM", inherited(_PGD)),
+    _attack("MIM", inherited(_PGD)),
+    _attack("APGD", [*inherited(_BALL), *_GRADIENT, *share("rho", inner=True)]),
+    _attack("RandomNoise", inherited(_BALL)),
+    _attack("AutoAttack", [*inherited(_BALL), *choice("version", "rand", "standard", "plus")]),
     _attack(
         "CW",
         [
-            *_EVERY,
+            *inherited(_EVERY),
             *whole("steps"),
             *whole("search_steps"),
             *number("learning_rate", above_zero=True),
@@ -113,11 +114,11 @@ CALLS = [
             *number("confidence"),
         ],
     ),
-    _attack("Boundary", [*_EVERY, *whole("steps"), *choice("noise", "frozen", "raw")]),
+    _attack("Boundary", [*inherited(_EVERY), *whole("steps"), *choice("noise", "frozen", "raw")]),
     _attack(
         "HopSkipJump",
         [
-            *_EVERY,
+            *inherited(_EVERY),
             *whole("steps"),
             *whole("queries"),
             *choice("noise", "frozen", "raw"),
@@ -127,7 +128,7 @@ CALLS = [
     _attack(
         "Transfer",
         [
-            *_BALL,
+            *inherited(_BALL),
             *each("source", [None, nn.ReLU, "resnet18", torch.relu], ValueError, "the model to make images on"),
             *each("attack", [None, PGD, "pgd", stocnoise.CW()], ValueError, "in a ball, such as PGD()"),
         ],

@@ -16,6 +16,7 @@ from tests.wrong_calls.table import (
     any_whole,
     each,
     function,
+    inherited,
     model,
     number,
     several,
@@ -50,6 +51,8 @@ def _layer(name: str, **right: object) -> Calls:
     ]
     if cls.default is None:
         rows.append(wrong("activation", None, TypeError, "needs an activation", "torch.nn.ELU()"))
+    if name != "StochasticActivation":
+        rows = inherited(rows)
     return Calls(name, lambda w: {"num_channels": 4, **right}, rows)
 
 

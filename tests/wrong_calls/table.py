@@ -120,6 +120,11 @@ def output(argument: str = "output", **others: Any) -> list[Row]:
     return each(argument, [1.5, True, ["logits"], nn.ReLU], ValueError, "a key, an index or a function", **others)
 
 
+def inherited(rows: Sequence[Row]) -> list[Row]:
+    """One row of each argument: enough for a class whose settings are another's, where all rows are tried."""
+    return list({row.argument: row for row in reversed(rows)}.values())[::-1]
+
+
 @dataclass(frozen=True)
 class Calls:
     """A public name, a right call of it, and the wrong ones."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,27 @@ def _nothing_registered() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[World]]:
-    """One world for all wrong calls, which leave it as it is, until one does not."""
-    yield [World(tmp_path_factory.mktemp("world"))]
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return Kept(lambda: World(tmp_path_factory.mktemp("world")))
+
+
+class Kept:
+    """One world for all calls that leave it as it is; what changes it gets the next a new one."""
+
+    def __init__(self, make: Callable[[], World]) -> None:
+        self.make = make
+        self.world = make()
+
+    @contextmanager
+    def watched(self, changed: list[str]) -> Iterator[World]:
+        """Within the block a call is made; then `changed` has the names of what is not as it was."""
+        before = state(self.world)
+        try:
+            yield self.world
+        finally:
+            changed += differences(before, state(self.world))
+            if changed:
+                self.world = self.make()
 
 
 def _raised_by_us(error: BaseException) -> bool:
@@ -52,32 +71,24 @@ def _raised_by_us(error: BaseException) -> bool:
 
 @pytest.mark.parametrize(("calls", "row"), ROWS, ids=_named)
 def test_a_wrong_call_is_named_and_changes_nothing(
-    calls: Calls, row: Row, kept: list[World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calls: Calls, row: Row, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = kept[0]
-    monkeypatch.chdir(world.folder)
-    before = state(world)
-    with pytest.raises(Exception) as caught:
+    monkeypatch.chdir(kept.world.folder)
+    changed: list[str] = []
+    with kept.watched(changed) as world, pytest.raises(Exception) as caught:
         calls.call(world, row)
-    changed = differences(before, state(world))
-    if changed:
-        kept[0] = World(tmp_path)
     message = str(caught.value)
     assert (type(caught.value), _raised_by_us(caught.value)) == (row.error, True), f"{caught.value!r}"
     assert [word for word in row.words if word not in message] == [], message
     assert re.search(rf"\b{re.escape(row.known_as)}\b", message), message
-    if row.asked:
-        changed = [name for name in changed if not name.endswith("random state")]
-    assert changed == []
+    assert [name for name in changed if not (row.asked and name.endswith("random state"))] == []
 
 
 @pytest.mark.parametrize("calls", [calls for calls in TABLE if calls.alone], ids=_named)
-def test_the_call_that_rows_are_made_from_is_right(
-    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "world").mkdir()
-    monkeypatch.chdir(tmp_path)
-    calls.call(World(tmp_path / "world"))
+def test_the_call_that_rows_are_made_from_is_right(calls: Calls, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(kept.world.folder)
+    with kept.watched([]) as world:
+        calls.call(world)
 
 
 def test_every_public_argument_has_a_row() -> None:
