@@ -98,8 +98,8 @@ class Watch:
         self._task = task
         self._seed = seed
         self._kept: dict[str, Any] | None = None
-        self._halved = ["the training attack's step size is"] if isinstance(attack, PGD) else []
-        self._halved += ["AWP's gamma is"] if state.perturbation is not None else []
+        self._halved = ["the training attack's step size"] if isinstance(attack, PGD) else []
+        self._halved += ["AWP's gamma"] if state.perturbation is not None else []
 
     def check(self, trial: Trial) -> None:
         """Raise now what would end the run after its first epoch."""
@@ -163,7 +163,7 @@ class Watch:
             state.run.stop = True
             said += f", and training stops, since this is collapse number {self.times}"
         elif self._halved:
-            said += f"; {' and '.join(self._halved)} from now on {self.share:g} of what was asked"
+            said += f"; from now on {self.share:g} of what was asked: {', '.join(self._halved)}"
         warnings.warn(said, stacklevel=2)
 
     def _moving(self) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_a_collapse_is_undone_and_said() -> None:
     with pytest.warns(
         UserWarning,
         match=r"epoch 3 ended with a robust accuracy of 0\.0% on the guard's batch, less than half of \d+\.\d%: a "
-        r"collapse.*as it was before the epoch; the training attack's step size is from now on 0\.5 of what was asked",
+        r"collapse.*as it was before the epoch; from now on 0\.5 of what was asked: the training attack's step size$",
     ):
         history = run(model, Destroy(3), notes)
     assert [epoch.collapsed for epoch in history] == [False, False, True, False]
