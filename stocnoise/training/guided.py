@@ -65,8 +65,8 @@ class Guided:
 
     Args:
         teacher: takes what the student takes.
-        weight: β. 1/K is LBGAT's own for "logits" of K classes; "probabilities" bear more, such as 1. Where squares are
-            large, a large β diverges.
+        weight: β. 1/K is `nn.MSELoss` for "logits" of K classes; "probabilities" bear more, such as 1. Where squares
+            are large, a large β diverges.
         on: what of the two answers is compared.
         objective: L: a name or a function of a `Step`, as in `finetune`; None for none.
         temperature: T, for "probabilities".
