@@ -99,7 +99,7 @@ class Studies:
     """AT and the tables' student, each mixed with its teacher."""
     awp: float = 0.005
     """γ of adversarial weight perturbation."""
-    guide: float = 1.0
+    guide: float = 0.1
     """Weight of the teacher's logits in the loss."""
     from_scratch: bool = False
     """AT, as another point of its front, and the tables' student without the teacher's weights."""
