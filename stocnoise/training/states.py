@@ -10,12 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP (either version) holds the parameters in shards, whole as they may be between two passes."""
+    """Whether FSDP (either version) holds the parameters in shards."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
+    # Parameters alone do not tell: after a pass without a backward one, as in validation, FSDP2 leaves some whole.
     wrapped = any(isinstance(module, FullyShardedDataParallel | FSDPModule) for module in model.modules())
     return wrapped or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
