@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP (either version) holds the parameters in shards, whole as they may be between two passes."""
+    """Whether FSDP (either version) holds the parameters in shards."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
