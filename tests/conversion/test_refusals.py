@@ -184,6 +184,13 @@ def test_settings_out_of_range_change_nothing(settings: dict[str, object]) -> No
     assert type(teacher) is Small and not layers(teacher)
 
 
+def test_a_wrong_example_is_told_with_one_traceback_of_the_model() -> None:
+    with pytest.raises(stocnoise.ExampleInputError, match="did not run") as caught:
+        stocnoise.convert(Small(), torch.rand(2, 7, 5, 5))
+    cause = caught.value.__cause__
+    assert isinstance(cause, RuntimeError) and cause.__context__ is None
+
+
 def test_controls_on_a_model_that_is_no_student() -> None:
     for call in (
         lambda m: stocnoise.set_gamma(m, 0.1),
