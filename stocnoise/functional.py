@@ -118,6 +118,8 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
         moments: (W, 3, C) float32, the moments of W parts of one batch (W ranks), merged by Chan's formula in order.
         alpha: α, in [0, 1].
 
-    A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ.
+    A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ; so do inputs of which
+    Σ(x − mean)² is beyond float32, an STD of some 1e18. σ is rounded to float32 once an update, and an update forgets
+    the share α of earlier errors: relative to σ they stay at a few 2⁻²⁴/α, however many batches there are.
     """
     ops.apply_update(sigma, before, batches, moments, alpha)

@@ -83,7 +83,7 @@ def convert(
         the student; `model` itself with `inplace`, unless it is put behind `input_noise`.
 
     Raises:
-        ConversionError: one of its subclasses says why; the model is then unchanged.
+        ConversionError: one of its subclasses says why. The model is then unchanged, as after any other exception.
     """
     if input_noise is not None:
         check_input_noise(input_noise)
