@@ -165,6 +165,9 @@ def finetune(
         progress: show a progress bar.
         accelerator: your own, for FSDP and other plugins; `precision`, `accumulate` and `log_with` are then its.
 
+    Whatever ends the run before its end, Ctrl-C or a callback's exception, leaves the student of the last step, to be
+    used, saved or trained on, each module in its mode, and the checkpoints written so far.
+
     Returns:
         The figures of each epoch, with `plot`.
 

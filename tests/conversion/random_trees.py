@@ -377,7 +377,9 @@ def _around(inner: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
     )
 
 
-trees: st.SearchStrategy[Tree] = st.recursive(_leaves, _around, max_leaves=5)
+def trees(largest: int) -> st.SearchStrategy[Tree]:
+    """Of up to so many blocks."""
+    return st.recursive(_leaves, _around, max_leaves=largest)
 
 
 @dataclass(frozen=True)
@@ -416,7 +418,7 @@ class Case:
 
 cases: st.SearchStrategy[Case] = st.builds(
     Case,
-    trees,
+    trees(3),
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
     st.sampled_from(["contiguous", "channels_last", "transposed", "strided"]),
     st.booleans(),

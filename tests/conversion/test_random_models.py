@@ -22,7 +22,7 @@ X = torch.randn(2, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(trees)
+@given(trees(5))
 def test_a_random_model(tree: Tree) -> None:
     torch.manual_seed(0)
     teacher = tree.build(nn.ReLU())
