@@ -28,6 +28,8 @@ def main() -> None:
     try:
         chosen = scale.load(arguments.scale)
         defences = [defence.load(name) for name in arguments.defences]
+        if arguments.page:
+            board.place(arguments.page.read_text(encoding="utf-8"), chosen.name)
     except ValueError as error:
         parser.error(str(error))
     split = images.load(chosen.data, arguments.data)

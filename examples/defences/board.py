@@ -61,8 +61,8 @@ def _percent(rate: Sequence[float]) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * each for each in rate))
 
 
-def section(scale: str, lines: Sequence[Line]) -> str:
-    """What stands between the marks of a scale in the page."""
+def section(lines: Sequence[Line]) -> str:
+    """What stands between the marks in the page."""
     first = lines[0]
     about = (
         f"{first['images']} test images, ε = {first['eps']:.4g} in L∞; robust accuracy of single draws, in brackets "
@@ -71,8 +71,8 @@ def section(scale: str, lines: Sequence[Line]) -> str:
     return f"{about}\n\n{table(lines)}"
 
 
-def replaced(page: str, scale: str, lines: Sequence[Line]) -> str:
-    """The page with the section of a scale written anew.
+def place(page: str, scale: str) -> tuple[str, str]:
+    """What stands before and after the section of a scale.
 
     Raises:
         ValueError: the page has no place for it.
@@ -80,5 +80,10 @@ def replaced(page: str, scale: str, lines: Sequence[Line]) -> str:
     start, end = (mark.format(scale=scale) for mark in (START, END))
     if start not in page or end not in page:
         raise ValueError(f"the page has no place for {scale}: put {start} and {end} where the table belongs")
-    before, rest = page.split(start)
-    return f"{before}{start}\n{section(scale, lines)}\n{end}{rest.split(end)[1]}"
+    return page.split(start)[0] + start, end + page.split(end)[1]
+
+
+def replaced(page: str, scale: str, lines: Sequence[Line]) -> str:
+    """The page with the section of a scale written anew; ValueError where it has no place for it."""
+    before, after = place(page, scale)
+    return f"{before}\n\n{section(lines)}\n\n{after}"
