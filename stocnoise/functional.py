@@ -138,27 +138,27 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractConte
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
     """σ_c ← (1−α)·σ_c + α·STD_c, in place, with Bessel's correction as in `torch.std`.
 
-        Args:
-            sigma: σ, shape (C,), float32, updated.
-            before: shape (C,), float32, receives the σ from before this update.
-            batches: 0-dim int64, the number of batches that moved σ; grows by one if any channel's STD was finite.
-            moments: (W, 3, C) float32, the moments of W parts of one batch (W ranks), merged by Chan's formula in order.
-            alpha: α, in [0, 1].
+    Args:
+        sigma: σ, shape (C,), float32, updated.
+        before: shape (C,), float32, receives the σ from before this update.
+        batches: 0-dim int64, the number of batches that moved σ; grows by one if any channel's STD was finite.
+        moments: (W, 3, C) float32, the moments of W parts of one batch (W ranks), merged by Chan's formula in order.
+        alpha: α, in [0, 1].
 
-            A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ; so do inputs of which
-        Σ(x − mean)² is beyond float32, an STD of some 1e18. σ is rounded to float32 once an update, and an update forgets
-        the share α of earlier errors: relative to σ they stay at a few 2⁻²⁴/α, however many batches there are.
-    
-        Raises:
-            ValueError: shapes that do not fit together, or α outside [0, 1].
+        A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ; so do inputs of which
+    Σ(x − mean)² is beyond float32, an STD of some 1e18. σ is rounded to float32 once an update, and an update forgets
+    the share α of earlier errors: relative to σ they stay at a few 2⁻²⁴/α, however many batches there are.
 
-        Example:
-            >>> sigma, count, seed = torch.zeros(3), torch.tensor(0), stocnoise.functional.draw_seed("cpu")
-            >>> _, moments = stocnoise.functional.stoc_act(images, sigma, torch.tensor(0.01), seed, statistics=True)
-            >>> stocnoise.functional.update_sigma(sigma, torch.empty(3), count, moments[None], alpha=0.5)
-            >>> torch.allclose(sigma, 0.5 * images.std((0, 2, 3)))
-            True
-    
+    Raises:
+        ValueError: shapes that do not fit together, or α outside [0, 1].
+
+    Example:
+        >>> sigma, count, seed = torch.zeros(3), torch.tensor(0), stocnoise.functional.draw_seed("cpu")
+        >>> _, moments = stocnoise.functional.stoc_act(images, sigma, torch.tensor(0.01), seed, statistics=True)
+        >>> stocnoise.functional.update_sigma(sigma, torch.empty(3), count, moments[None], alpha=0.5)
+        >>> torch.allclose(sigma, 0.5 * images.std((0, 2, 3)))
+        True
+
     """
     for name, value in (("sigma", sigma), ("before", before), ("batches", batches), ("moments", moments)):
         check_tensor(name, value)

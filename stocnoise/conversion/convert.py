@@ -46,51 +46,51 @@ def convert(
 ) -> nn.Module:
     """A stochastic student of `model`: a layer with its own σ at every call site of every activation.
 
-        Weights, keys of the state, hooks, dtype, device, `requires_grad` and each module's mode stay. An activation module
-        with one call is replaced under its own name. A module that calls an activation several times, or as a function,
-        gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. A block that
-        stands in several places, such as under two names, gets layers in each: one object for each place, all with the same
-        parameters and buffers. What is set on it or exchanged inside it afterwards (an attribute, LoRA, a parametrisation)
-        changes in one place only, so do that first. A block called several times under one name has one set of layers.
-        σ = 0 until the student has seen a batch (`calibrate`, or training).
+    Weights, keys of the state, hooks, dtype, device, `requires_grad` and each module's mode stay. An activation module
+    with one call is replaced under its own name. A module that calls an activation several times, or as a function,
+    gets a subclass of its class in which these calls are rewritten, and its new layers as submodules. A block that
+    stands in several places, such as under two names, gets layers in each: one object for each place, all with the same
+    parameters and buffers. What is set on it or exchanged inside it afterwards (an attribute, LoRA, a parametrisation)
+    changes in one place only, so do that first. A block called several times under one name has one set of layers.
+    σ = 0 until the student has seen a batch (`calibrate`, or training).
 
-        An activation is a function of torch that is known as one, a module that is one by its values (elementwise, not
-        linear, not bounded on both sides), or a product of x and a gate of x; `register_activation` and `register_gate`
-        overrule this, and `summary` tells what was decided and why. Functions that are no methods are rewritten for this
-        model alone. Before it is returned the student has been run beside the model: it calls the same functions in the
-        same order, on the same shapes, with the same numbers.
+    An activation is a function of torch that is known as one, a module that is one by its values (elementwise, not
+    linear, not bounded on both sides), or a product of x and a gate of x; `register_activation` and `register_gate`
+    overrule this, and `summary` tells what was decided and why. Functions that are no methods are rewritten for this
+    model alone. Before it is returned the student has been run beside the model: it calls the same functions in the
+    same order, on the same shapes, with the same numbers.
 
-        Args:
-            model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
-            example_input: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
-                Only shapes and dtypes matter: nothing is computed, but the forward runs, hooks included. Default: the input
-                size in `model.pretrained_cfg`, or (3, 224, 224). A batch of one is taken twice, for BatchNorm.
-            more_inputs: further inputs, each as `example_input`, for a model of which values decide what runs: what any of
-                them reaches is found.
-            include: convert only these sites: name globs, types of modules, or a predicate (name, module) -> bool.
-            exclude: leave these sites alone; as `include`.
-            layer: the noise, as the layer that stands at ReLU sites; other activations get its like.
-            alpha: weight of the newest batch in σ.
-            gamma: variance of the noise in units of σ².
-            rules: settings of single sites, as pairs of a filter (as `include`; a glob may also name a layer, as `summary`
-                prints it) and a dict with any of `layer`, `alpha`, `gamma`. The first rule that matches a site counts:
-                `rules=[("layer4.*", {"gamma": 0.0}), (nn.GELU, {"gamma": 0.05, "alpha": 0.1})]`.
-            input_noise: also put noise of this σ, in pixels, before the first layer: the student is then inside
-                `with_input_noise`, and can be certified.
-            inplace: change `model` itself rather than a copy.
-            check: run both models once on random input, the noise off: the outputs must be equal bit for bit.
+    Args:
+        model: any `nn.Module`; one wrapped by `torch.compile` is unwrapped, compile the student again.
+        example_input: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
+            Only shapes and dtypes matter: nothing is computed, but the forward runs, hooks included. Default: the input
+            size in `model.pretrained_cfg`, or (3, 224, 224). A batch of one is taken twice, for BatchNorm.
+        more_inputs: further inputs, each as `example_input`, for a model of which values decide what runs: what any of
+            them reaches is found.
+        include: convert only these sites: name globs, types of modules, or a predicate (name, module) -> bool.
+        exclude: leave these sites alone; as `include`.
+        layer: the noise, as the layer that stands at ReLU sites; other activations get its like.
+        alpha: weight of the newest batch in σ.
+        gamma: variance of the noise in units of σ².
+        rules: settings of single sites, as pairs of a filter (as `include`; a glob may also name a layer, as `summary`
+            prints it) and a dict with any of `layer`, `alpha`, `gamma`. The first rule that matches a site counts:
+            `rules=[("layer4.*", {"gamma": 0.0}), (nn.GELU, {"gamma": 0.05, "alpha": 0.1})]`.
+        input_noise: also put noise of this σ, in pixels, before the first layer: the student is then inside
+            `with_input_noise`, and can be certified.
+        inplace: change `model` itself rather than a copy.
+        check: run both models once on random input, the noise off: the outputs must be equal bit for bit.
 
-        Returns:
-            the student; `model` itself with `inplace`, unless it is put behind `input_noise`.
+    Returns:
+        the student; `model` itself with `inplace`, unless it is put behind `input_noise`.
 
-        Raises:
-                ConversionError: one of its subclasses says why. The model is then unchanged, as after any other exception.
-    
-        Example:
-            >>> student = stocnoise.convert(model, images, gamma=0.05, rules=[("2", {"alpha": 0.1})])
-            >>> [name for name, layer in stocnoise.stochastic_layers(student)]
-            ['2']
-    
+    Raises:
+            ConversionError: one of its subclasses says why. The model is then unchanged, as after any other exception.
+
+    Example:
+        >>> student = stocnoise.convert(model, images, gamma=0.05, rules=[("2", {"alpha": 0.1})])
+        >>> [name for name, layer in stocnoise.stochastic_layers(student)]
+        ['2']
+
     """
     if input_noise is not None:
         check_input_noise(input_noise)
