@@ -145,7 +145,7 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
         moments: (W, 3, C) float32, the moments of W parts of one batch (W ranks), merged by Chan's formula in order.
         alpha: α, in [0, 1].
 
-        A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ; so do inputs of which
+    A channel whose STD is not finite (an overflow, an empty batch, a single element) keeps its σ; so do inputs of which
     Σ(x − mean)² is beyond float32, an STD of some 1e18. σ is rounded to float32 once an update, and an update forgets
     the share α of earlier errors: relative to σ they stay at a few 2⁻²⁴/α, however many batches there are.
 
@@ -158,7 +158,6 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
         >>> stocnoise.functional.update_sigma(sigma, torch.empty(3), count, moments[None], alpha=0.5)
         >>> torch.allclose(sigma, 0.5 * images.std((0, 2, 3)))
         True
-
     """
     for name, value in (("sigma", sigma), ("before", before), ("batches", batches), ("moments", moments)):
         check_tensor(name, value)

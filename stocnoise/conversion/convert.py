@@ -84,13 +84,12 @@ def convert(
         the student; `model` itself with `inplace`, unless it is put behind `input_noise`.
 
     Raises:
-            ConversionError: one of its subclasses says why. The model is then unchanged, as after any other exception.
+        ConversionError: one of its subclasses says why. The model is then unchanged, as after any other exception.
 
     Example:
         >>> student = stocnoise.convert(model, images, gamma=0.05, rules=[("2", {"alpha": 0.1})])
         >>> [name for name, layer in stocnoise.stochastic_layers(student)]
         ['2']
-
     """
     if input_noise is not None:
         check_input_noise(input_noise)
