@@ -28,7 +28,7 @@ def check_number(name: str, value: Any, above: float | None = None) -> None:
 def check_share(name: str, value: Any, inner: bool = False) -> None:
     """ValueError unless `value` is a number in [0, 1], with `inner` in (0, 1)."""
     if not _is_number(value) or not (0 < value < 1 if inner else 0 <= value <= 1):
-        raise ValueError(f"{name} must be a number in {'(0, 1)' if inner else '[0, 1]'}, not {value!r}")
+        raise ValueError(f"{name} must lie in {'(0, 1)' if inner else '[0, 1]'}, not {value!r}")
 
 
 def check_seed(name: str, value: Any) -> None:

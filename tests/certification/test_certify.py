@@ -299,7 +299,7 @@ def test_what_it_refuses() -> None:
     refused("one answer among classes", model, task="multilabel")
     refused("n=9 draws certify no radius at alpha=0.001.*at least n=10", model, n=9)
     refused(r"n=100 draws cannot show the radius 0.5 = 2 sigma .*at least n=\d+, or more noise", model, at=0.5)
-    refused("at must be a radius", model, at=0.0)
+    refused("at must be a finite number greater than 0", model, at=0.0)
     refused("alpha must lie", model, alpha=0.0)
     refused("n0 must be a whole number", model, n0=0)
     refused("precision=.bf16. is for a GPU", model, precision="bf16")

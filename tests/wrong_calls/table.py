@@ -80,7 +80,7 @@ def any_whole(argument: str, **others: Any) -> list[Row]:
 def share(argument: str, inner: bool = False, **others: Any) -> list[Row]:
     """What is no number in [0, 1], or in (0, 1)."""
     values = ["0.1", True, math.nan, -0.1, 1.1, None, torch.tensor([0.1, 0.2]), *([0, 1] if inner else [])]
-    return each(argument, values, ValueError, "must be a number in", **others)
+    return each(argument, values, ValueError, "must lie in", **others)
 
 
 def choice(argument: str, *words: str, **others: Any) -> list[Row]:
