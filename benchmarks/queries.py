@@ -5,8 +5,8 @@
 Adversarial training (AT) and a student, from the same teacher, for as many epochs. Square, Boundary and HopSkipJump at
 each budget, against the student with single answers ("raw") and with as many answers to a question as serve the
 attacker best; what needs no query beside them, and the strongest attack with gradients. The figures are of all seeds'
-images together, with 95 % intervals over images and draws, each image of each seed counted as one. `--out` gets the table. What is done is kept in `--rows`: a
-run that was broken off goes on there.
+images together, with 95 % intervals over images and draws, each image of each seed counted as one. `--out` gets the
+table. What is done is kept in `--rows`: a run that was broken off goes on there.
 """
 
 from __future__ import annotations
