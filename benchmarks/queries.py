@@ -1,12 +1,12 @@
 """How often an attacker succeeds who may only ask: success against queries, on digits.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.queries [--seeds 3] [--images 100] [--queries 200 1000 5000]
+    OMP_NUM_THREADS=1 python -m benchmarks.queries [--seeds 2] [--images 64] [--queries 200 1000 5000]
 
 Adversarial training (AT) and a student, from the same teacher, for as many epochs. Square, Boundary and HopSkipJump at
 each budget, against the student with single answers ("raw") and with as many answers to a question as serve the
 attacker best; what needs no query beside them, and the strongest attack with gradients. The figures are of all seeds'
-images together, with 95 % intervals over images and draws. `--out` gets the table. What is done is kept in `--rows`: a
-run that was broken off goes on there.
+images together, with 95 % intervals over images and draws, each image of each seed counted as one. `--out` gets the
+table. What is done is kept in `--rows`: a run that was broken off goes on there.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def shown(found: dict[str, list[dict[str, Report]]], budgets: Sequence[int]) -> 
         return [reports[which][key] for reports in found[kind] if which in reports]
 
     def row(name: str, asked: str, at: list[Entry], raw: list[Entry], best: list[Entry]) -> list[str]:
-        answers = ", ".join(str(entry.answers or "–") for entry in best)
-        return [name, asked, *(pooled(entries) if entries else "–" for entries in (at, raw, best)), answers]
+        answers = ", ".join(str(entry.answers) for entry in best if entry.answers)
+        return [name, asked, *(pooled(entries) if entries else "–" for entries in (at, raw, best)), answers or "–"]
 
     rows = []
     for name in ASKING:
@@ -103,8 +103,8 @@ def shown(found: dict[str, list[dict[str, Report]]], budgets: Sequence[int]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=12, help="of each training")
     parser.add_argument("--queries", type=int, nargs="+", default=[200, 1000, 5000])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/queries.txt"))

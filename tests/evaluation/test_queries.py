@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -199,6 +200,14 @@ def test_the_raw_figure_stands_beside_whether_asked_for_or_not():
         assert [(entry.attack, entry.eps) for entry in report.entries] == [
             (name, eps) for name in ("boundary", "boundary-raw") for eps in (None, 0.1)
         ]
+
+
+def test_the_page_quotes_the_measured_table():
+    root = Path(__file__).resolve().parents[2]
+    measured = (root / "benchmarks" / "results" / "queries.txt").read_text()
+    (paragraph,) = (p for p in (root / "docs" / "evaluate.md").read_text().split("\n\n") if "results/queries.txt" in p)
+    quoted = re.findall(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", paragraph)
+    assert len(quoted) == 4 and all(figure in measured for figure in quoted)
 
 
 @pytest.mark.slow
