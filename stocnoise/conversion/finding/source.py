@@ -111,8 +111,9 @@ def calls_in(node: ast.AST) -> Iterator[ast.Call]:
 
 def is_map(node: ast.AST) -> bool:
     """Whether this is `map(function, values)`."""
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "map"
-    return named and len(node.args) == 2 and not any(isinstance(value, ast.Starred) for value in node.args)
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "map"):
+        return False
+    return len(node.args) == 2 and not any(isinstance(value, ast.Starred) for value in node.args)
 
 
 def maps_in(node: ast.AST) -> list[ast.Call]:
