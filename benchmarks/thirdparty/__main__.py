@@ -50,15 +50,15 @@ def run(library: str, group: str, pattern: str, path: Path, seconds: float, giga
     """Examine what `path` lacks of one library, and append to it."""
     from benchmarks.thirdparty.examine import examine
 
+    entries = []
     try:
         version = metadata.version(library)
         with silence():
             module = importlib.import_module(f"benchmarks.thirdparty.{group}")
             torch.manual_seed(0)
-            entries = list(module.LIBRARIES[library]())
-    except Exception as error:
-        print(library, "not available", error, flush=True)
-        return
+            entries.extend(module.LIBRARIES[library]())
+    except Exception as error:  # what came before is kept
+        print(library, "not available:", type(error).__name__, error, flush=True)
     known = {(line["library"], line["model"]) for line in load(path)}
     for entry in entries:
         if (library, entry.name) in known or not fnmatchcase(entry.name, pattern):

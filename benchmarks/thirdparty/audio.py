@@ -9,7 +9,6 @@ from benchmarks.thirdparty.entry import Entries, entry, on, wave
 
 def _torchaudio() -> Entries:
     from torchaudio import models
-    from torchaudio.prototype import models as prototypes
 
     lengths = torch.tensor([20, 14])
     features = torch.randn(2, 20, 16)
@@ -60,8 +59,6 @@ def _torchaudio() -> Entries:
             drop,
             5,
         )
-    vocoder = ((4, 4), (8, 8), 16, (3,), ((1, 3),), 1, 16, 0.1)
-    yield entry("HiFiGANVocoder", torch.randn(2, 16, 12), prototypes.HiFiGANVocoder, *vocoder)
 
 
 def _speechbrain() -> Entries:

@@ -99,19 +99,6 @@ def _monai() -> Entries:
     )
     yield entry("PatchDiscriminator", x, nets.PatchDiscriminator, 2, 8, 1, num_layers_d=2)
     yield entry("MedNeXt", x, nets.MedNeXt, 2, 8, 1, 2)
-    yield entry(
-        "Restormer",
-        x,
-        nets.Restormer,
-        2,
-        1,
-        1,
-        dim=8,
-        num_blocks=(1, 1),
-        heads=(1, 2),
-        num_refinement_blocks=1,
-        flash_attention=False,
-    )
     yield entry("Quicknat", image(64, channels=1), nets.Quicknat, num_classes=2, num_channels=1, num_filters=8)
     yield entry("FlexibleUNet", image(64), nets.FlexibleUNet, 3, 2, "efficientnet-b0")
     yield entry("MILModel", torch.rand(2, 3, 3, 64, 64), nets.MILModel, 2, mil_mode="att_trans", pretrained=False)

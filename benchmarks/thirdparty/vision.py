@@ -318,19 +318,21 @@ def _resnest() -> Entries:
 
 
 def _kornia() -> Entries:
-    from kornia import contrib, feature
+    from kornia import feature
     from kornia.feature.keynet import KeyNet, keynet_default_config
-    from kornia.models import tiny_vit
+    from kornia.models import dexined, tiny_vit, vit, vit_mobile
+    from kornia.models.efficient_vit.backbone import efficientvit_backbone_b0
+    from kornia.models.rt_detr import RTDETR, RTDETRConfig
 
     patches = torch.rand(4, 1, 32, 32)
     yield from on(
         patches, feature.HardNet, feature.HardNet8, feature.SOSNet, feature.TFeat, feature.HyNet, pretrained=False
     )
     yield entry("KeyNet", image(48, channels=1), KeyNet, False, keynet_default_config)
-    yield from on(image(48, channels=1), feature.DISK, feature.OriNet, feature.LAFAffNetShapeEstimator)
+    yield from on(image(48, channels=1), feature.OriNet, feature.LAFAffNetShapeEstimator)
     yield entry("DISK", image(64), feature.DISK)
-    yield entry("ViT", image(32), contrib.VisionTransformer, 32, 8, 3, 32, 2, 4)
-    yield entry("MobileViT", image(64), contrib.MobileViT, "xxs")
+    yield entry("ViT", image(32), vit.VisionTransformer, 32, 8, 3, 32, 2, 4)
+    yield entry("MobileViT", image(64), vit_mobile.MobileViT, "xxs")
     yield entry(
         "TinyViT",
         image(64),
@@ -341,13 +343,8 @@ def _kornia() -> Entries:
         num_heads=[1, 2, 2, 4],
         window_sizes=[2, 2, 2, 2],
     )
-    from kornia.models import efficient_vit
-
-    yield entry("EfficientViT", image(64), efficient_vit.backbone.efficientvit_backbone_b0)
-    from kornia.filters import DexiNed
-    from kornia.models.rt_detr import RTDETR, RTDETRConfig
-
-    yield entry("DexiNed", image(64), DexiNed, pretrained=False)
+    yield entry("EfficientViT", image(64), efficientvit_backbone_b0)
+    yield entry("DexiNed", image(64), dexined.DexiNed, pretrained=False)
     yield Entry("RTDETR resnet18d", lambda: (RTDETR.from_config(RTDETRConfig("resnet18d", 5)), image(128)))
     yield Entry("SOLD2", lambda: (feature.SOLD2_detector(pretrained=False).model, image(64, channels=1)))
 

@@ -24,7 +24,7 @@ from stocnoise.errors import UnsupportedActivationError
 def make_plan(views: Views, records: Sequence[Record], include: Filter | None, exclude: Filter | None) -> Plan:
     """Plan the conversion of the skeleton `views.model`, of which `records` are."""
     plan = _Planner(views, records, include, exclude).plan()
-    plan.views = views.paths([*(placement.path for placement in plan.placements), *plan.methods])
+    plan.views = views.paths([*(placement.path for placement in plan.placements), *plan.methods], plan.methods)
     return plan
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from stocnoise.conversion.changing.binding import Replaced, bind_before
 from stocnoise.conversion.changing.edits import Edit, MethodEdit
-from stocnoise.conversion.finding.source import ExplicitSuper, definition, end_of, place_of
+from stocnoise.conversion.finding.source import ExplicitSuper, definition, end_of, is_map, place_of
 from stocnoise.conversion.finding.trace import Helper, Method, function_of, nested_codes
 from stocnoise.errors import ConversionError, UnsupportedActivationError
 
@@ -188,6 +188,14 @@ class _Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         if edit is None:
             return node
+        if is_map(node):  # what it calls
+            x = ast.arguments([], [ast.arg("_stocnoise_x")], None, [], [], None, [])
+            call = ast.Call(node.args[0], [ast.Name("_stocnoise_x", ast.Load())], [])
+            node.args[0] = ast.Lambda(x, self._edited(call, edit))
+            return node
+        return self._edited(node, edit)
+
+    def _edited(self, node: ast.Call, edit: Edit) -> ast.expr:
         if edit.how in ("rename", "bind"):
             return self._rename(node, edit)
         if edit.how in ("function", "method", "object", "partial"):

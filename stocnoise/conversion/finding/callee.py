@@ -14,8 +14,11 @@ from stocnoise.conversion.finding.source import (
     Product,
     SourceUnavailableError,
     call_at,
+    definition,
+    end_of,
     factors,
     is_super,
+    maps_in,
     names_in,
     product_at,
 )
@@ -46,15 +49,38 @@ class _Mangler(ast.NodeTransformer):
         return node
 
 
-def callee_in(frame: FrameType, cls: type) -> Any:
-    """The object that the call in progress in `frame`, of a method of `cls`, calls."""
+_CONSUMERS: tuple[Any, ...] = (map, list, tuple, set, sum)
+"""What is running while `map` calls a function."""
+
+
+def call_in(frame: FrameType, cls: type) -> tuple[Position, Any]:
+    """The call in progress in `frame`, of a method of `cls`: where it stands, and the object that it calls.
+
+    What `map` calls is called where the `map` stands.
+    """
+    position = position_in(frame)
     try:
-        call = call_at(frame.f_code, position_in(frame))
+        call = call_at(frame.f_code, position)
+        callee = UNKNOWN if call is None else _told(call.func, frame, cls)
+        if call is None or any(callee is consumer for consumer in _CONSUMERS):
+            maps = maps_in(call) if call is not None else _maps_on_line(frame)
+            if len(maps) == 1 and (mapped := _told(maps[0].args[0], frame, cls)) is not UNKNOWN:
+                return end_of(maps[0]), mapped
     except SourceUnavailableError:
-        return UNKNOWN
-    if call is None or any(map(_does_something, ast.walk(call.func))):
+        return position, UNKNOWN
+    return position, callee
+
+
+def _maps_on_line(frame: FrameType) -> list[ast.Call]:
+    first, last, *_ = _range(frame)
+    maps = maps_in(definition(frame.f_code))
+    return [call for call in maps if call.lineno <= (last or 0) and (first or 0) <= end_of(call).line]
+
+
+def _told(node: ast.expr, frame: FrameType, cls: type) -> Any:
+    if any(map(_does_something, ast.walk(node))):
         return UNKNOWN  # to tell what f()(x) calls, f would have to run again
-    return _evaluate(call.func, frame, cls)
+    return _evaluate(node, frame, cls)
 
 
 def _does_something(node: ast.AST) -> bool:

@@ -125,17 +125,22 @@ class Views:
         """Whether a module of those that were left apart did so."""
         return any(len(self._families[original]) > 1 for original in self._stateful)
 
-    def paths(self, converted: Iterable[str]) -> list[str]:
+    def paths(self, converted: Iterable[str], rewritten: Iterable[str]) -> list[str]:
         """The places of `model` that need a view, if something is to be changed at the paths `converted`.
 
-        One place of each module keeps the module itself.
+        One place of each module keeps the module itself. A plain leaf is mostly replaced, which needs no view, but its
+        methods may be rewritten.
         """
         touched = {self._original.get(module, module) for path in converted for module in _along(self.model, path)}
+        modules = (self.model.get_submodule(path) for path in rewritten)
+        leaves = {self.copied.get(module, module) for module in modules}.intersection(self.copied.values())
+        touched |= leaves
         claimed: dict[nn.Module, nn.Module] = {}
         return [
             path
             for path, _, _, child in slots(self.model)
-            for original in [self._original.get(child, child)]
+            for leaf in [self.copied.get(child, child)]
+            for original in [leaf if leaf in leaves else self._original.get(child, child)]
             if claimed.setdefault(original, child) is not child and original in touched
         ]
 

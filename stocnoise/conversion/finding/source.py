@@ -109,6 +109,17 @@ def calls_in(node: ast.AST) -> Iterator[ast.Call]:
     return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
 
 
+def is_map(node: ast.AST) -> bool:
+    """Whether this is `map(function, values)`."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "map"):
+        return False
+    return len(node.args) == 2 and not any(isinstance(value, ast.Starred) for value in node.args)
+
+
+def maps_in(node: ast.AST) -> list[ast.Call]:
+    return [call for call in calls_in(node) if is_map(call)]
+
+
 def is_super(node: ast.AST) -> bool:
     """Whether this is `super()`."""
     if not isinstance(node, ast.Call) or node.args:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from stocnoise.conversion.finding.callee import UNKNOWN, callee_in, position_in
+from stocnoise.conversion.finding.callee import UNKNOWN, call_in, position_in
 from stocnoise.conversion.finding.source import Position, SourceUnavailableError, is_thin
 
 # Modules whose functions stand between a model's code and the activation, and are not places of their own.
@@ -156,7 +156,7 @@ class Tracer:
             family = set(nested_codes(outer.f_code))
             nested = [f for f in inner if f.f_code in family]
             place = nested[0] if nested else outer
-            called = callee_in(place, method.cls)
+            position, called = call_in(place, method.cls)
             if owner is None:
                 owner = module
                 callee = called
@@ -164,7 +164,7 @@ class Tracer:
             defs = [f for f in nested if f.f_code.co_name not in _INLINE]
             scope = defs[0] if defs else outer
             reach = _reach(called, below)
-            links.append(Link(method, self._number(outer), position_in(place), self._number(scope), reach))
+            links.append(Link(method, self._number(outer), position, self._number(scope), reach))
             below = outer.f_code
             inner = []
         if owner is None:
@@ -197,9 +197,9 @@ class Tracer:
                 place = outward.pop(0)
                 scope = scope if place.f_code.co_name in _INLINE else place
             links[-1] = replace(links[-1], reach=reach)
-            callee = callee_in(place, type(None))
+            position, callee = call_in(place, type(None))
             numbers = self._number(frame), self._number(scope)
-            links.append(Link(Helper(function), numbers[0], position_in(place), numbers[1], "unseen"))
+            links.append(Link(Helper(function), numbers[0], position, numbers[1], "unseen"))
         return links, callee
 
     @staticmethod

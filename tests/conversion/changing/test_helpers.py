@@ -168,9 +168,24 @@ class Decorated(Base):
         return decorated(self.a(x)) + detached(self.b(x))
 
 
+class Mapped(Base):
+    """Functions, a method and a module that are handed to `map`."""
+
+    def double(self, x: Tensor) -> Tensor:
+        return 2 * F.silu(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = map(self.act, (self.a(x), self.b(x)))
+        scaled = functools.partial(dense, weight=self.b.weight)
+        q, k = map(scaled, (q, k))
+        for part in map(F.relu, [q, k]):
+            x = x + part
+        return sum(map(self.double, x.chunk(1)), x) + torch.cat(list(map(torch.relu, x.split(4, 1))), 1)
+
+
 MODELS = [
     *((Static, 2), (OfClass, 2), (Processed, 4), (Kernel, 2), (Free, 5), (Nested, 4), (Lambda, 1)),
-    *((OfBaseClass, 5), (Partial, 4), (Decorated, 2)),
+    *((OfBaseClass, 5), (Partial, 4), (Decorated, 2), (Mapped, 11)),
 ]
 
 

@@ -75,11 +75,6 @@ class StarredInput(Calls):
         return F.relu(*arguments)
 
 
-class Mapped(Calls):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(list(map(F.relu, [x, self.conv(x)])), 1)
-
-
 def fancy(x: Tensor) -> Tensor:
     y = F.relu(x)
     return y * y
@@ -96,7 +91,6 @@ class Fancy(Calls):
     ("model", "says"),
     [
         (Fancy, "fancy"),
-        (Mapped, "Mapped.forward"),
         (StarredInput, "F.relu(*arguments)"),
         (PlainList, "other functions"),
         (OtherFunction, "other functions"),

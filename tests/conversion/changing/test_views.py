@@ -235,6 +235,26 @@ def test_functional_calls_in_several_places() -> None:
     assert back[0] is back[2] and type(back[0]) is Rewritten
 
 
+class Scaled(nn.Module):
+    """Nothing inside, and more than an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(x).mul(1.5)
+
+
+def test_a_part_without_weights_in_several_places() -> None:
+    part = Scaled()
+    model = nn.Sequential(part, nn.Conv2d(4, 6, 1), part, nn.Conv2d(6, 4, 1), part)
+    student = converted(model, X)
+    assert [(name, len(layer.sigma)) for name, layer in layers(student).items()] == [
+        *(("0.silu_0", 4), ("2.silu_0", 6), ("4.silu_0", 4))
+    ]
+    back = stocnoise.revert(student)
+    assert back[0] is back[2] is back[4] and type(back[0]) is Scaled
+    assert list(layers(converted(model, X, exclude="2.*"))) == ["0.silu_0", "4.silu_0"]
+    assert list(layers(converted(model, X, exclude="0.*"))) == ["2.silu_0", "4.silu_0"]
+
+
 class Counting(Block):
     """Does something else at every second call, and keeps count in an attribute."""
 
