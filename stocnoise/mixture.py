@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stocnoise.checks import check_number
+from stocnoise.checks import check_model, check_number
 from stocnoise.predictors import Predictor, one_draw
 from stocnoise.tasks import Task, TaskLike, as_task
 
@@ -29,6 +29,10 @@ class Blend:
         weight: a in [½, 1), the share of the student.
         scale: k > 0; a large one makes the student sure wherever it leans to a class at all.
         temperature: T > 0; a small one makes the teacher sure.
+
+    Example:
+        >>> mixture = stocnoise.mix(student, model)
+        >>> mixture.blend = stocnoise.Blend(weight=0.6, scale=2.0)
     """
 
     weight: float = 0.75
@@ -65,10 +69,18 @@ class Mixture(Predictor):
 
     `blend` holds a, k and T and may be set; it is in the state as one float64 tensor. The mixture is made to be used,
     not trained: `train()` and `eval()` are for the student, and the teacher stays in eval mode.
+
+    Example:
+        >>> stocnoise.mix(student, model, weight=0.6)(images).exp().sum(1).round().tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, blend: Blend, task: TaskLike = "multiclass") -> None:
         super().__init__()
+        check_model("student", student)
+        check_model("teacher", teacher)
+        if not isinstance(blend, Blend):
+            raise TypeError(f"blend must be a stocnoise.Blend, such as Blend(weight=0.75), not {blend!r}")
         self.student, self.teacher, self.blend, self.task = student, teacher, blend, _of_classes(task)
         self.training = student.training
         if teacher.training:
@@ -114,6 +126,8 @@ class Mixture(Predictor):
         return torch.tensor(dataclasses.astuple(self.blend), dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
+        if not isinstance(state, Tensor) or state.shape != (len(dataclasses.fields(Blend)),):
+            raise ValueError(f"state must be a tensor of a, k and T, as get_extra_state gives it, not {state!r}")
         self.blend = Blend(*state.tolist())
 
     def extra_repr(self) -> str:
@@ -137,10 +151,16 @@ class MarginBound(Predictor):
 
     Its output is (B, C + 1, …): log p_j, and log(p_(2) + (1−a)/a) for the class of no answer. Margins within rounding
     of the limit count as too small.
+
+    Example:
+        >>> stocnoise.mix(student, model).margin_bound()(images).shape
+        torch.Size([4, 11])
     """
 
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()
+        if not isinstance(mixture, Mixture):
+            raise TypeError(f"mixture must be what stocnoise.mix makes, not a {type(mixture).__name__}")
         self.student, self.blend, self.task = mixture.student, mixture.blend, mixture.task
         self.training = mixture.training
 
@@ -182,10 +202,11 @@ def mix(
 
     Source: Bai, Anderson, Kim & Sojoudi, SIAM J. Math. Data Sci. 2024; Bai, Zhou, Patel & Sojoudi, TMLR 2024
     (MixedNUTS).
+
+    Example:
+        >>> mixture = stocnoise.mix(student, model, weight=0.6)
+        >>> logits = mixture(images)
     """
-    for name, half in (("student", student), ("teacher", teacher)):
-        if not isinstance(half, nn.Module):
-            raise TypeError(f"{name} must be a torch.nn.Module, not {type(half).__name__}")
     return Mixture(student, teacher, Blend(weight, scale, temperature), task)
 
 

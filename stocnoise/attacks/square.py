@@ -37,6 +37,9 @@ class Square(BallAttack):
         eps, eot, batch_norm, task, output, bounds, mask: see `BallAttack`; images (B, C, H, W).
 
     Source: Andriushchenko et al., ECCV 2020, algorithms 1 and 2, with their schedule of sizes.
+
+    Example:
+        >>> adversarial = stocnoise.Square(eps=8 / 255, budget=20)(student, images, labels)
     """
 
     budget: int = 5000

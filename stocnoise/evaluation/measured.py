@@ -145,7 +145,19 @@ class Measured:
         return sorted((e.eps, e.asr) for e in found if e.eps is not None and (e.budget or 0) == most)
 
     def query_curves(self, eps: float | None) -> list[tuple[str, list[tuple[float, Rate]]]]:
-        """By attack at one ε (queries, ASR), by rising budget; level for what asks nothing, such as transfer."""
+        """By attack at one ε (queries, ASR), by rising budget; level for what asks nothing, such as transfer.
+
+        Raises:
+            ValueError: the report is of no budgets of queries, or has no such ε.
+        """
+        lengths = [entry.eps for entry in self.counted]
+        if not lengths:
+            raise ValueError(
+                "the report has no attack at a budget of queries: evaluate(..., queries=[200, 1000, 5000])"
+            )
+        if eps not in lengths:
+            known = sorted({length for length in lengths if length is not None})
+            raise ValueError(f"the report has no eps = {eps}, only {', '.join(map(str, known))}")
         budgets = sorted({entry.budget for entry in self.entries if entry.budget is not None})
         curves: dict[str, list[tuple[float, Rate]]] = {}
         for entry in self.entries:

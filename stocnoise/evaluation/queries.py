@@ -108,7 +108,7 @@ def check_queries(queries: int | Sequence[int] | None) -> tuple[int, ...]:
     """
     if queries is None:
         return ()
-    given = [queries] if isinstance(queries, int) else list(queries)
+    given: list[Any] = list(queries) if hasattr(queries, "__iter__") and not isinstance(queries, type) else [queries]
     if not given:
         raise ValueError("queries must be a whole number of at least 1, or several, not an empty list")
     for each in given:

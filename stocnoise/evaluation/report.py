@@ -90,14 +90,9 @@ class Report(Measured):
         Raises:
             ValueError: the report is of no budgets of queries, or has no such ε.
         """
-        lengths = [entry.eps for entry in self.counted if entry.eps is not None]
-        if not lengths:
-            raise ValueError(
-                "the report has no attack at a budget of queries: evaluate(..., queries=[200, 1000, 5000])"
-            )
-        eps = max(lengths) if eps is None else eps
-        if eps not in lengths:
-            raise ValueError(f"the report has no eps = {eps}, only {', '.join(map(str, sorted(set(lengths))))}")
+        optional(check_path, "path", path)
+        if eps is None:
+            eps = max((entry.eps for entry in self.counted if entry.eps is not None), default=0.0)
         return draw_queries(self.query_curves(eps), f"{self.model}, ε = {eps:.4g}", path)
 
     def compare(self, *others: Report) -> Comparison:

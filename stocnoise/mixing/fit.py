@@ -15,7 +15,7 @@ from stocnoise.attacks import APGD, BallAttack
 from stocnoise.attacks.losses import margin
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.batches import BatchReader, check_reader
-from stocnoise.checks import check_number, check_whole
+from stocnoise.checks import check_model, check_seed, check_several, check_share, check_whole, optional
 from stocnoise.conversion.refuse import unwrap_compiled
 from stocnoise.evaluation.inputs import batches
 from stocnoise.evaluation.subject import Subject
@@ -61,7 +61,7 @@ def fit_mixture(
             trained neither half, and that no figure is reported of.
         attack: what is permitted, and how hard to search; default `APGD(eps=8/255, steps=20, eot=4)` on the margin. Of
             models without noise `eot` is 1.
-        max_loss: robust accuracy that may be given up, in [0, 1): 0.01 is one point.
+        max_loss: robust accuracy that may be given up, in [0, 1]: 0.01 is one point.
         weights, scales, temperatures: values of a, k and T; every combination is a candidate. The student's useful k
             depends on the size of its logits.
         draws: passes over each image, of a model with noise; one half chooses the worst image, the other scores it.
@@ -75,20 +75,31 @@ def fit_mixture(
         gains anything.
 
     Raises:
+        TypeError: what should be a model or several numbers is not.
         ValueError: no mixture, a number out of its range, or data that does not fit.
+
+    Example:
+        >>> mixture, attack = stocnoise.mix(student, model), stocnoise.PGD(steps=2)
+        >>> fit = stocnoise.fit_mixture(mixture, loader, attack, scales=[1.0], temperatures=[1.0], progress=False)
+        >>> len(fit.candidates)
+        5
     """
     from tqdm import tqdm
 
+    check_model("mixture", mixture)
     found = unwrap_compiled(mixture)
     if not isinstance(found, Mixture):
-        raise ValueError(f"fit_mixture takes what stocnoise.mix makes, not a {type(found).__name__}")
+        raise ValueError(f"mixture must be what stocnoise.mix makes, not a {type(found).__name__}")
     if attack is not None and not isinstance(attack, BallAttack):
         raise ValueError(f"attack must be one in a ball, such as stocnoise.APGD(eps=8/255), not {attack!r}")
-    check_number("max_loss", max_loss)
+    check_several("data", data, "batches")
+    check_share("max_loss", max_loss)
+    for name, values in (("weights", weights), ("scales", scales), ("temperatures", temperatures)):
+        check_several(name, values, "numbers")
     check_whole("draws", draws)
-    if max_images is not None:
-        check_whole("max_images", max_images)
     check_reader(batch)
+    optional(check_whole, "max_images", max_images)
+    check_seed("seed", seed)
     blends = [Blend(*numbers) for numbers in itertools.product(weights, scales, temperatures)]
     if not blends:
         raise ValueError("weights, scales and temperatures must hold a value each")

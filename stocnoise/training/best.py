@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from stocnoise.checks import check_model
 from stocnoise.training.checkpoints import mismatch
 from stocnoise.training.states import get_model_state, is_sharded
 
@@ -52,6 +53,7 @@ class Best:
         Raises:
             ValueError: this history does not have the weights, or `student` is another model; it is as it was then.
         """
+        check_model("student", student)
         if is_sharded(student):
             raise ValueError("FSDP holds the student in shards: give restore a whole one")
         if (difference := mismatch(student.state_dict(), self.state_dict)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stocnoise.attacks import Attack, BallAttack
-from stocnoise.checks import check_number
+from stocnoise.checks import check_number, check_share
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class EpsSchedule:
 
     Source: Debenedetti, Sehwag, Mittal, "A Light Recipe to Train Robust Vision Transformers", SaTML 2023, from 0 and
     epoch by epoch; step by step in the code of de Jorge et al., NeurIPS 2022, for SVHN.
+
+    Example:
+        >>> schedule = stocnoise.EpsSchedule(epochs=2)
+        >>> schedule(stocnoise.PGD(eps=0.1), 0.5).eps
+        0.025
     """
 
     epochs: float
@@ -37,18 +42,17 @@ class EpsSchedule:
 
     def __post_init__(self) -> None:
         check_number("epochs", self.epochs, above=0)
-        check_number("init", self.init)
-        if self.init > 1:
-            raise ValueError(f"init is the share of the attack's eps to begin with, at most 1, not {self.init!r}")
+        check_share("init", self.init)
 
     def __call__(self, attack: Attack, epochs: float) -> BallAttack:
         """`attack` as it is once that many epochs are over; from n epochs on, the attack itself.
 
         Raises:
-            ValueError: it is no attack within an ε.
+            ValueError: it is no attack within an ε, or `epochs` no number of them.
         """
         if not isinstance(attack, BallAttack):
             raise ValueError(f"EpsSchedule needs an attack within eps, such as stocnoise.PGD(eps=…), not {attack}")
+        check_number("epochs", epochs)
         if epochs >= self.epochs:
             return attack
         return attack.scaled(self.init + (1 - self.init) * epochs / self.epochs)

@@ -56,6 +56,11 @@ class Guard:
 
     Source: Wong, Rice, Kolter, "Fast is better than free: Revisiting adversarial training", ICLR 2020, whose code
     attacks one batch an epoch, and stops where accuracy falls.
+
+    Example:
+        >>> guard = stocnoise.Guard((images, labels))
+        >>> attack = stocnoise.PGD.single_step()
+        >>> history = stocnoise.finetune(student, loader, epochs=1, attack=attack, guard=guard, progress=False)
     """
 
     def __init__(self, batch: Any, attack: Attack | None = None, limit: int = 3) -> None:

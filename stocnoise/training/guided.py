@@ -15,7 +15,7 @@ from stocnoise.attacks.features import Features, classifier
 from stocnoise.attacks.modes import attack_mode, inner
 from stocnoise.attacks.target import Loss, ask
 from stocnoise.batches import Batch, Others
-from stocnoise.checks import check_number
+from stocnoise.checks import check_choice, check_function, check_number, optional
 from stocnoise.normalization import warn_if_bare
 from stocnoise.tasks import Task
 from stocnoise.tasks.task import unchanged
@@ -77,6 +77,11 @@ class Guided:
         ValueError: settings that do not belong together; before any step of a run, answers of different shapes, a task
             without classes for "probabilities", or a teacher that shares weights with the student.
         NoClassifierError: (a ValueError) there is no such layer, or it is not called once with a row for each input.
+
+    Example:
+        >>> objective = stocnoise.Guided(model, weight=0.1)
+        >>> step = stocnoise.Step(student, images, labels, attack=stocnoise.PGD(steps=2))
+        >>> loss = objective(step)
     """
 
     def __init__(
@@ -90,14 +95,13 @@ class Guided:
     ) -> None:
         check_number("weight", weight)
         check_number("temperature", temperature, above=0)
-        if on not in get_args(On):
-            raise ValueError(f"on must be 'logits', 'probabilities' or 'features', not {on!r}")
+        check_choice("on", on, get_args(On))
         if temperature != 1 and on != "probabilities":
             raise ValueError(f"temperature is for on='probabilities': on={on!r} knows none")
         if layer is not None and on != "features":
             raise ValueError(f"layer is for on='features': on={on!r} looks at outputs")
-        if not (layer is None or isinstance(layer, str) or callable(layer)):
-            raise ValueError(f"layer must be a layer's name, or a function that finds it in a model, not {layer!r}")
+        if not isinstance(layer, str):
+            optional(check_function, "layer", layer, "a model that finds the layer in it, or the layer's name")
         self.teacher = teacher
         self._asked = Teacher(teacher)
         self.weight = weight

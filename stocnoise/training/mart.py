@@ -32,6 +32,10 @@ class MART:
         ValueError: a task without classes, or with several labels a row.
 
     Source: Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020.
+
+    Example:
+        >>> step = stocnoise.Step(student, images, labels, attack=stocnoise.PGD(steps=2))
+        >>> loss = stocnoise.MART(beta=5.0)(step)
     """
 
     beta: float = 5.0

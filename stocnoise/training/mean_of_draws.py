@@ -30,6 +30,10 @@ class Averaged:
 
     Source: Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers", NeurIPS
     2019, equation 6, on noise inside the model.
+
+    Example:
+        >>> step = stocnoise.Step(student, images, labels, attack=stocnoise.PGD(steps=2))
+        >>> loss = stocnoise.Averaged(samples=2)(step)
     """
 
     samples: int = 2

@@ -43,6 +43,10 @@ class AWP:
     biases, nor what scales a norm.
 
     Source: Wu, Xia, Wang, "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020.
+
+    Example:
+        >>> awp = stocnoise.AWP(gamma=5e-3)
+        >>> history = stocnoise.finetune(student, loader, epochs=1, attack="bim", awp=awp, progress=False)
     """
 
     gamma: float = 5e-3

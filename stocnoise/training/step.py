@@ -17,7 +17,7 @@ from stocnoise.attacks import Attack
 from stocnoise.attacks.features import hooks_seen, inputs_of, the_one
 from stocnoise.attacks.target import ask
 from stocnoise.batches import Others, check_others
-from stocnoise.checks import check_all, check_choice, check_function, check_model, check_tensor, check_whole
+from stocnoise.checks import check_all, check_choice, check_function, check_model, check_tensor, check_whole, optional
 from stocnoise.controls import freeze_sigma, stochastic_layers
 from stocnoise.distributed import one_message
 from stocnoise.tasks import Task, TaskLike, as_task
@@ -98,6 +98,8 @@ class Step:
         check_function("criterion", criterion, "(output, target)")
         check_whole("epoch", epoch, least=0)
         check_others(others)
+        if not callable(autocast):  # a class too, such as nullcontext
+            raise TypeError(f"autocast must be a function that makes a context, not {autocast!r}")
         self.model = model
         self.x = x
         self.y = y
@@ -141,6 +143,7 @@ class Step:
         """
         attack = self.attack if attack is None else asked_as(attack, self.attack)
         check_function("attack", attack, "(model, x, y), such as stocnoise.PGD()")
+        optional(check_model, "model", model)
         if target is None:
             if getattr(attack, "targeted", False):
                 raise ValueError("a targeted attack leads to the answers in y, which are the right ones: give a target")
@@ -177,6 +180,7 @@ class Step:
     @contextmanager
     def watching(self, layer: nn.Module) -> Iterator[None]:
         """Within the block `passes` hold what `layer` of the model is given."""
+        check_model("layer", layer)
         self._watched.append(layer)
         try:
             with hooks_seen(self.model):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stocnoise.attacks.modes import inner
+from stocnoise.checks import check_model
 from stocnoise.normalization import Normalized
 
 
@@ -20,8 +21,7 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"teacher must be a torch.nn.Module, not {model!r}")
+        check_model("teacher", model)
         self.model = model
         self._moved: nn.Module | None = None
 

@@ -22,6 +22,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8
 WITHOUT = {
     "Site": "a record, in the example of find_sites",
     "Summary": "a record, in the example of summary",
+    "MixtureFit": "a record, in the example of fit_mixture",
     "Prediction": "a record, in the example of predict",
 }
 

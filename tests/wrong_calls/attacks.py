@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import stocnoise
-from stocnoise import PGD
+from stocnoise import PGD, Square
 from stocnoise.attacks import BallAttack, MinimumNormAttack
 from tests.public_names import public_names
 from tests.wrong_calls.table import (
@@ -90,7 +90,16 @@ _PGD = [
     *_GRADIENT,
     *number("step_size", above_zero=True),
     *number("momentum"),
+    *number("start", above_zero=True),
+    wrong("start", 2.0, ValueError, "random_start=True", random_start=False),
     wrong("restarts", 2, ValueError, "random_start=True", random_start=False),
+]
+
+_DECISION = [
+    *whole("steps"),
+    *choice("noise", "frozen", "raw"),
+    *whole("budget", noise="raw"),
+    wrong("budget", 100, ValueError, "noise='raw'"),
 ]
 
 CALLS = [
@@ -114,15 +123,26 @@ CALLS = [
             *number("confidence"),
         ],
     ),
-    _attack("Boundary", [*inherited(_EVERY), *whole("steps"), *choice("noise", "frozen", "raw")]),
+    _attack("Boundary", [*inherited(_EVERY), *_DECISION]),
     _attack(
         "HopSkipJump",
         [
             *inherited(_EVERY),
-            *whole("steps"),
+            *_DECISION,
             *whole("queries"),
-            *choice("noise", "frozen", "raw"),
+            *choice("norm", *_NAMES),
             wrong("noise", "raw", ValueError, "noise='frozen'"),
+        ],
+    ),
+    _attack(
+        "Square",
+        [
+            *_BALL,
+            wrong("norm", "l2", ValueError, "Square searches in L∞"),
+            *whole("budget"),
+            wrong("budget", 3, ValueError, "at least 4", eot=4),
+            *number("share", above_zero=True),
+            wrong("share", 1.1, ValueError, "at most 1"),
         ],
     ),
     _attack(
@@ -158,6 +178,13 @@ CALLS = [
         ],
         on=lambda w: w.attack,
     ),
+    Calls(
+        "Attack.asking",
+        lambda w: {"queries": 8, "answers": 2},
+        [*whole("queries", least=2, known_as="budget"), *whole("answers", known_as="eot")],
+        on=lambda w: Square(),
+    ),
+    *(Calls(f"PGD.{name}", lambda w: {"eps": 0.1}, EPS, on=lambda w: PGD()) for name in ("single_step", "fgsm_rs")),
     Calls(
         "attacks.BallAttack.ball",
         lambda w: {"x": w.images},

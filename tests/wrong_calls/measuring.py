@@ -36,7 +36,7 @@ from tests.wrong_calls.table import (
 from tests.wrong_calls.world import batches
 
 
-def _data(argument: str) -> list[Row]:
+def data(argument: str) -> list[Row]:
     return [
         *several(argument),
         wrong(argument, [], ValueError, "gave no batch"),
@@ -47,7 +47,7 @@ def _data(argument: str) -> list[Row]:
     ]
 
 
-def _judged(argument: str) -> list[Row]:
+def judged(argument: str) -> list[Row]:
     """Batches that a model of three classes and images cannot be judged by."""
     labels = {"float": torch.zeros(4), "high": torch.tensor([0, 1, 2, 3]), "low": torch.tensor([0, 1, 2, -1])}
     found = {name: Of(lambda w, y=y: batches(w.images, y)) for name, y in labels.items()}
@@ -96,8 +96,8 @@ CALLS = [
         },
         [
             *model("model"),
-            *_data("data"),
-            *_judged("data"),
+            *data("data"),
+            *judged("data"),
             wrong("data", Of(lambda w: batches(w.images + 2, w.labels)), ValueError, "[0, 1]", known_as="images"),
             *each("attacks", [3, nn.ReLU, {"pgd": 1}], TypeError, "several names or attack objects"),
             *each("attacks", ["pdg", ["pdg"]], ValueError, "unknown attack 'pdg'", known_as="attack"),
@@ -117,6 +117,14 @@ CALLS = [
             *whole("eot"),
             *whole("steps"),
             *whole("draws"),
+            wrong("queries", [], ValueError, "or several"),
+            *each(
+                "queries",
+                [0, 1.5, "2", True, math.nan, [0], (10, 1.5), {"a": 1}, nn.ReLU],
+                ValueError,
+                "must be a whole number of at least 1",
+            ),
+            wrong("queries", 10, ValueError, "does not count", attacks=["pgd"]),
             *choice("norm", "inf", "l2"),
             *model("transfer_from"),
             wrong("mean", [0.5] * 3, ValueError, "give both or neither"),
@@ -174,6 +182,21 @@ CALLS = [
         on=lambda w: w.report,
     ),
     Calls(
+        "Report.plot_queries",
+        lambda w: {},
+        [
+            *each("eps", [0.3, "a"], ValueError, "only 0.1"),
+            *path("path"),
+        ],
+        on=lambda w: w.counted,
+    ),
+    Calls(
+        "Report.query_curves",
+        lambda w: {"eps": 0.1},
+        each("eps", [0.3, "a", None], ValueError, "only 0.1"),
+        on=lambda w: w.counted,
+    ),
+    Calls(
         "Report.curve",
         lambda w: {"attack": "random"},
         each("attack", ["no such", 3, None], ValueError, "the report has no attack", "random"),
@@ -212,8 +235,8 @@ CALLS = [
         [
             *model("student"),
             wrong("student", Of(lambda w: w.student), ValueError, "with_input_noise(model, sigma)", known_as="model"),
-            *_data("data"),
-            *_judged("data"),
+            *data("data"),
+            *judged("data"),
             *whole("n0"),
             *whole("n"),
             wrong("n", 3, ValueError, "certify no radius at alpha=0.01", "at least n="),
@@ -239,7 +262,7 @@ CALLS = [
         [
             *model("model"),
             wrong("model", nn.ReLU(), ValueError, "no BatchNorm"),
-            *_data("loader"),
+            *data("loader"),
             *whole("batches"),
         ],
     ),

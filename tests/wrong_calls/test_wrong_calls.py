@@ -16,12 +16,21 @@ import pytest
 import stocnoise
 from stocnoise.conversion.finding import catalog
 from tests.public_names import public_calls
-from tests.wrong_calls import attacks, conversion, files, measuring, noise, training
+from tests.wrong_calls import attacks, conversion, files, measuring, mixing, noise, objectives, training
 from tests.wrong_calls.table import Calls, Row
 from tests.wrong_calls.unchecked import UNCHECKED
 from tests.wrong_calls.world import World, differences, state
 
-TABLE: list[Calls] = [*conversion.CALLS, *noise.CALLS, *attacks.CALLS, *training.CALLS, *measuring.CALLS, *files.CALLS]
+TABLE: list[Calls] = [
+    *conversion.CALLS,
+    *noise.CALLS,
+    *attacks.CALLS,
+    *training.CALLS,
+    *objectives.CALLS,
+    *measuring.CALLS,
+    *mixing.CALLS,
+    *files.CALLS,
+]
 PACKAGE = Path(stocnoise.__file__).parent
 
 ROWS = [(calls, row) for calls in TABLE for row in calls.rows]
@@ -108,7 +117,7 @@ def _advice(missing: Sequence[tuple[str, str]]) -> str:
     return "\n".join(
         [
             f"{len(missing)} public arguments have no wrong call in tests/wrong_calls/. In the file of their area "
-            "(conversion, noise, attacks, training, measuring or files.py) add to CALLS:",
+            "(conversion, noise, attacks, training, objectives, measuring, mixing or files.py) add to CALLS:",
             *(
                 f"  {name}: "
                 + ("to its rows " if name in known else f'a Calls("{name}", lambda w: {{…a right call…}}, rows) with ')

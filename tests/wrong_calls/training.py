@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import stocnoise
-from stocnoise import APGD, CW, PGD, GammaSchedule, Learn2Perturb, Step, Trades
+from stocnoise import APGD, AWP, CW, PGD, EpsSchedule, GammaSchedule, Guard, Guided, Learn2Perturb, Trades
 from stocnoise.errors import CheckpointError
 from tests.wrong_calls.attacks import BOUNDS, MASK
 from tests.wrong_calls.noise import READERS
@@ -25,8 +25,8 @@ from tests.wrong_calls.table import (
     output,
     path,
     several,
+    share,
     task,
-    tensor,
     whole,
     wrong,
 )
@@ -94,7 +94,18 @@ CALLS = [
             wrong("objective", lambda step: torch.zeros(4), ValueError, "shape (4,)", asked=True),
             wrong("objective", "trades", ValueError, "PGD(random_start=True)", attack=APGD(), asked=True),
             wrong("objective", Learn2Perturb(), ValueError, "layer=StocL2P", known_as="Learn2Perturb", asked=True),
+            wrong(
+                "objective",
+                Of(lambda w: Guided(w.student)),
+                ValueError,
+                "share weights",
+                known_as="teacher",
+                asked=True,
+            ),
             *_attack("attack"),
+            *each("eps", [3, 0.1, "0.1", EpsSchedule], TypeError, "attack=PGD(eps=…)"),
+            wrong("eps", EpsSchedule(epochs=2), ValueError, "never reach", "1 epochs"),
+            wrong("eps", EpsSchedule(epochs=1), ValueError, "within eps", attack=CW()),
             *number("gamma"),
             wrong("gamma", GammaSchedule(epochs=7), ValueError, "7 epochs, the run for 1", known_as="GammaSchedule"),
             wrong("gamma", 0.1, ValueError, "leave out gamma", objective=Learn2Perturb()),
@@ -126,6 +137,10 @@ CALLS = [
             *choice("attack_target", "label", "prediction"),
             *_loader("val_loader"),
             *_attack("val_attack"),
+            *each("awp", [3, 0.005, True, AWP], TypeError, "such as AWP(gamma=5e-3)"),
+            *each("guard", [3, True, Guard, PGD()], TypeError, "such as Guard((images, labels))"),
+            wrong("guard", Guard(3), ValueError, "must be (images, labels)", known_as="batch", asked=True),
+            wrong("guard", Of(lambda w: Guard((w.images, w.labels))), ValueError, "Guard(batch", attack=CW()),
             *each("ema", ["0.9", True, math.nan, -0.1], ValueError, "must be a finite number"),
             *each("ema", [1, 2.0], ValueError, "below 1"),
             *several("callbacks"),
@@ -168,57 +183,31 @@ CALLS = [
         ],
         on=lambda w: w.schedule,
     ),
-    Calls("Trades", lambda w: {}, number("beta")),
+    Calls("EpsSchedule", lambda w: {"epochs": 1}, [*number("epochs", above_zero=True), *share("init")]),
     Calls(
-        "Trades.__call__",
-        lambda w: {"step": w.step},
-        [
-            wrong("step", Of(lambda w: _step(w, APGD())), ValueError, "PGD(random_start=True)", known_as="trades"),
-            wrong("step", Of(lambda w: _step(w, CW())), ValueError, "PGD(random_start=True)", known_as="trades"),
-        ],
-        on=lambda w: Trades(),
+        "EpsSchedule.__call__",
+        lambda w: {"attack": w.attack, "epochs": 0.5},
+        [*each("attack", [3, "pgd", CW(), PGD], ValueError, "within eps"), *number("epochs")],
+        on=lambda w: EpsSchedule(epochs=1),
     ),
+    Calls("AWP", lambda w: {}, [*number("gamma", above_zero=True), *whole("warmup", 0)]),
     Calls(
-        "Learn2Perturb",
-        lambda w: {},
-        [*number("weight"), *whole("noise_after", 0), *whole("adversarial_after", 0), *number("floor")],
-    ),
-    Calls(
-        "Step",
-        lambda w: {"model": w.student, "x": w.images, "y": w.labels, "attack": w.attack},
+        "Guard",
+        lambda w: {"batch": (w.images, w.labels)},
         [
-            *model("model"),
-            *tensor("x"),
-            *tensor("y"),
-            *function("attack"),
-            *choice("attack_target", "label", "prediction"),
-            *function("criterion"),
-            *whole("epoch", 0),
-            *task(),
-            *each("others", [3, {"mask": None}], TypeError, "stocnoise.batches.Others"),
+            *each("attack", [3, "pgd", PGD, PGD(targeted=True)], ValueError, "untargeted", "stocnoise.PGD()"),
+            *whole("limit", 0),
         ],
     ),
     Calls(
-        "Step.adversarial",
-        lambda w: {},
+        "training.Best.restore",
+        lambda w: {"student": w.student},
         [
-            *function("attack"),
-            wrong("attack", PGD(targeted=True), ValueError, "give a target"),
-            *tensor("target", known_as="y"),
-            wrong("target", torch.zeros(3).long(), ValueError, "4 images but 3 labels", known_as="labels"),
+            *model("student"),
+            wrong("student", Of(lambda w: w.model), ValueError, "another model"),
         ],
-        on=lambda w: w.step,
+        on=lambda w: w.best,
     ),
-    Calls(
-        "Step.logits",
-        lambda w: {"images": (w.images,)},
-        [
-            wrong("images", (), ValueError, "are missing"),
-            *each("images", [(3,), (None,), ("a",)], TypeError, "one batch of images or more"),
-        ],
-        on=lambda w: w.step,
-    ),
-    Calls("Step.loss", lambda w: {"logits": torch.ones(4, 3)}, tensor("logits"), on=lambda w: w.step),
     Calls(
         "History",
         lambda w: {},
@@ -249,7 +238,3 @@ CALLS = [
         [*model("model"), *number("weight_decay")],
     ),
 ]
-
-
-def _step(w: World, attack: stocnoise.Attack) -> Step:
-    return Step(w.student, w.images, w.labels, attack)

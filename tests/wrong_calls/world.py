@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import stocnoise
 from stocnoise.attacks.target import Target
 from stocnoise.conversion.finding import catalog
 from stocnoise.tasks import as_task
-from stocnoise.training import Run
+from stocnoise.training import Best, Run
+from stocnoise.training.best import Kept
 
 
 def _model() -> nn.Sequential:
@@ -45,6 +47,8 @@ class World:
         self.layer = self.student[2]
         self.noisy = stocnoise.with_input_noise(_model(), 0.5).eval()
         self.wrapped = nn.DataParallel(self.student)
+        self.teacher = _model().eval()
+        self.mixture = stocnoise.mix(self.student, self.teacher)
         self.attack = stocnoise.PGD(eps=0.1, steps=1)
         self.step = stocnoise.Step(self.student, self.images, self.labels, self.attack)
         self.target = Target(self.student, torch.float32, 1, as_task("multiclass"))
@@ -52,6 +56,7 @@ class World:
         self.run = Run(self.student, self.optimizer, epochs=1, steps_per_epoch=2)
         self.schedule = stocnoise.GammaSchedule(epochs=2)
         self.history = stocnoise.History()
+        self.best = Best(1, 0.5, 0.5, Kept(1, copy.deepcopy(self.student.state_dict())))
         self.sigma = torch.ones(3)
         self.gamma = torch.tensor(0.01)
         self.seed = torch.tensor([7])
@@ -63,6 +68,9 @@ class World:
         stocnoise.save(self.student, self.file)
         self.report = stocnoise.evaluate(
             self.student, self.loader, ["random"], 0.1, eot=1, steps=1, draws=2, checks=False, progress=False
+        )
+        self.counted = stocnoise.evaluate(
+            self.student, self.loader, ["square"], 0.1, queries=2, draws=2, checks=False, progress=False
         )
         self.saved = folder / "certificate.json"
         self.certificate = stocnoise.certify(
@@ -101,7 +109,7 @@ def _of_model(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         yield f"{name} itself", id(module)
         yield f"the class of {name}", type(module)
-        for attribute in ("training", "noise", "sigma_frozen", "fixed_seed"):
+        for attribute in ("training", "noise", "sigma_frozen", "fixed_seed", "blend"):
             yield f"{attribute} of {name}", getattr(module, attribute, None)
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             yield f"{hooks} of {name}", dict(getattr(module, hooks))
