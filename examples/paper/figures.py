@@ -96,7 +96,14 @@ def _question(results: Results, scale: Scale) -> Figure | None:
     along = torch.linspace(min(row.clean for row in [*line, *held]), accuracy.max().item(), 200)
     front = question.front(accuracy.expand(200, -1), robust.expand(200, -1), along)
     axes.plot(along, front, color="black", label="AT's front")
-    marks = {question.NO_NOISE: "o", "one draw": "o", "vote": "v", "averaged": "s", "noise off": "x"}
+    marks = {
+        question.NO_NOISE: "o",
+        "one draw": "o",
+        "vote": "v",
+        "averaged": "s",
+        "noise off": "x",
+        question.MIXED: "D",
+    }
     colours: dict[str, str] = {}
     for row in [*line, *held]:
         colour = "black" if row.gap is None else colours.setdefault(row.title, f"C{len(colours)}")
