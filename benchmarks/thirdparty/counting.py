@@ -26,7 +26,7 @@ _OPERATORS = {
     *("hardswish", "mish", "softplus", "hardshrink", "softshrink"),
 }
 _NAMED = re.compile(
-    r"(?i)(relu|gelu|swish|silu|mish|elu|softplus|softsign)(act|me|jit|activation|squared)?$|^(sine|snake)$"
+    r"(?i)(relu|gelu|swish|silu|mish|elu|softplus|softsign)(act|me|jit|activation|squared|tanh)?$|^(sine|snake)$"
 )
 _GATES = re.compile(r"(?i)(sigmoid|tanh|softmax|softmin)$")
 _FRESH = "_benchmark_fresh"
@@ -71,7 +71,9 @@ class _Counting(TorchDispatchMode):
         leaf = not module._modules
         kind = type(module).__name__
         named = leaf and _NAMED.search(kind) is not None
-        gate = leaf and (_GATES.search(kind) is not None or isinstance(module, (nn.RNNBase, nn.RNNCellBase)))
+        gate = (
+            leaf and not named and (_GATES.search(kind) is not None or isinstance(module, (nn.RNNBase, nn.RNNCellBase)))
+        )
         if not (stochastic or named or gate):
             return
 

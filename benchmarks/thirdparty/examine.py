@@ -136,10 +136,10 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _fill(model: nn.Module) -> None:
-    """Weights that begin at zero hide what comes before them."""
+    """Weights that begin at zero, or next to it, hide what comes before them."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point() and not parameter.any():
+            if parameter.is_floating_point() and parameter.numel() and parameter.abs().max() < 1e-3:
                 parameter.normal_(0, 0.1)
 
 

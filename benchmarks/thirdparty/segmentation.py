@@ -53,7 +53,7 @@ def _monai() -> Entries:
     yield from on(x, nets.AttentionUnet, **flat, **channels)
     yield from on(x, nets.BasicUNet, **flat, features=(8, 8, 16, 16, 16, 8))
     yield from on(x, nets.BasicUNetPlusPlus, **flat, features=(8, 8, 16, 16, 16, 8))
-    yield from on(x, nets.AutoEncoder, **flat, **channels)
+    yield from on(x, nets.AutoEncoder, **flat, channels=(8, 16), strides=(2, 2))
     yield entry("DynUNet", x, nets.DynUNet, 2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[8, 16, 16])
     yield from on(x, nets.SegResNet, spatial_dims=2, init_filters=8)
     yield from on(x, nets.SegResNetVAE, spatial_dims=2, init_filters=8, input_image_size=(32, 32))
@@ -64,7 +64,7 @@ def _monai() -> Entries:
     yield entry("resnet10", image(64, channels=1), nets.resnet10, spatial_dims=2, n_input_channels=1)
     yield from on(image(32, channels=1), nets.HighResNet, **flat)
     yield entry("ViT", x, nets.ViT, 1, 32, 8, 32, 64, 2, 4, classification=True, spatial_dims=2)
-    yield entry("ViTAutoEnc", x, nets.ViTAutoEnc, 1, 32, 8, 1, 16, 32, 64, 2, 4, spatial_dims=2)
+    yield entry("ViTAutoEnc", x, nets.ViTAutoEnc, 1, 32, 16, 1, 16, 32, 64, 2, 4, spatial_dims=2)
     yield entry("UNETR", x, nets.UNETR, 1, 2, 32, 8, 32, 64, 4, spatial_dims=2)
     swin = {"in_channels": 1, "out_channels": 2, "feature_size": 12, "spatial_dims": 2, "depths": (1, 1, 1, 1)}
     yield entry("SwinUNETR", image(64, channels=1), nets.SwinUNETR, num_heads=(1, 2, 2, 2), **swin)

@@ -15,7 +15,7 @@ def _deepctr() -> Entries:
     sparse = [SparseFeat(f"C{i}", 6, embedding_dim=4) for i in range(3)]
     columns = [*sparse, *(DenseFeat(f"I{i}", 1) for i in range(2))]
     x = torch.cat([torch.randint(0, 6, (8, 3)).float(), torch.rand(8, 2)], 1)
-    for name in ("DeepFM", "xDeepFM", "AFM", "AutoInt", "DCN", "DCNMix", "NFM", "WDL", "FiBiNET", "DIFM", "IFM", "AFN"):
+    for name in ("DeepFM", "xDeepFM", "AutoInt", "DCN", "DCNMix", "NFM", "WDL", "FiBiNET", "DIFM", "IFM", "AFN"):
         yield entry(name, x, getattr(models, name), columns, columns, device="cpu")
     for name in ("PNN", "ONN", "CCPM"):
         first = (columns,) if name == "PNN" else (columns, columns)

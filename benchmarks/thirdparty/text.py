@@ -33,18 +33,18 @@ _SMALL: dict[str, Any] = {
 
 NAMES = """
 bert roberta distilbert albert electra deberta deberta-v2 mpnet xlm-roberta camembert convbert squeezebert mobilebert
-ibert megatron-bert roformer nystromformer fnet big_bird rembert xlm xlnet flaubert funnel layoutlm longformer ernie
-yoso mra data2vec-text splinter canine lilt esm modernbert gpt2 gpt_neo gpt_neox gptj opt bloom llama mistral mixtral
-qwen2 qwen3 qwen2_moe qwen3_moe gemma gemma2 gemma3_text phi phi3 stablelm falcon mpt codegen ctrl starcoder2 olmo
-olmo2 olmoe cohere granite granitemoe deepseek_v3 mamba mamba2 falcon_mamba rwkv recurrent_gemma jamba zamba persimmon
-nemotron dbrx glm helium xglm biogpt openai-gpt t5 mt5 umt5 bart mbart pegasus blenderbot blenderbot-small marian
-m2m_100 led longt5 switch_transformers prophetnet plbart fsmt nllb-moe vit deit beit swin swinv2 convnext convnextv2
-resnet regnet segformer poolformer cvt levit mobilevit mobilevitv2 mobilenet_v1 mobilenet_v2 efficientnet dinov2
-focalnet van pvt pvt_v2 data2vec-vision vit_mae vit_msn vitdet bit hiera ijepa dpt glpn donut-swin swiftformer
-timesformer videomae vivit yolos clip siglip chinese_clip blip groupvit altclip clipseg bridgetower vilt flava git
-owlvit maskformer mask2former wav2vec2 hubert wavlm sew sew-d unispeech unispeech-sat data2vec-audio
-wav2vec2-conformer wav2vec2-bert audio-spectrogram-transformer whisper speech_to_text speecht5 mctct clap univnet
-encodec dac mimi patchtst patchtsmixer informer autoformer time_series_transformer decision_transformer
+ibert megatron-bert roformer nystromformer fnet big_bird rembert xlm xlnet flaubert layoutlm longformer ernie yoso mra
+data2vec-text splinter canine esm modernbert gpt2 gpt_neox gptj opt bloom llama mistral mixtral qwen2 qwen3 qwen2_moe
+qwen3_moe gemma gemma2 gemma3_text phi phi3 stablelm falcon mpt codegen ctrl starcoder2 olmo olmo2 olmoe cohere
+granite granitemoe deepseek_v3 mamba mamba2 falcon_mamba rwkv recurrent_gemma jamba zamba persimmon nemotron dbrx glm
+helium xglm biogpt openai-gpt t5 mt5 umt5 bart mbart pegasus blenderbot blenderbot-small marian m2m_100 led longt5
+switch_transformers prophetnet plbart fsmt nllb-moe vit deit beit swin swinv2 convnext convnextv2 resnet regnet
+segformer poolformer cvt levit mobilevit mobilevitv2 mobilenet_v1 mobilenet_v2 efficientnet dinov2 focalnet van pvt
+pvt_v2 data2vec-vision vit_mae vit_msn vitdet bit hiera ijepa dpt glpn donut-swin swiftformer timesformer videomae
+vivit yolos clip siglip chinese_clip blip groupvit altclip clipseg bridgetower vilt flava git owlvit maskformer
+mask2former wav2vec2 hubert wavlm sew sew-d unispeech unispeech-sat data2vec-audio wav2vec2-conformer wav2vec2-bert
+audio-spectrogram-transformer whisper speech_to_text speecht5 mctct clap univnet encodec dac mimi patchtst
+patchtsmixer informer autoformer time_series_transformer decision_transformer
 """
 """Of architectures, as transformers calls them."""
 
