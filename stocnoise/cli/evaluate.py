@@ -23,7 +23,9 @@ class Settings:
     )
     size: int | None = setting("sides of the images in pixels; default the model's own", None, check=check_whole)
     attacks: tuple[str, ...] = setting("by name", ("bim", "pgd", "mim", "cw"))
-    queries: tuple[int, ...] = setting("budgets of attackers who may only ask (square, boundary, hopskipjump)", ())
+    queries: tuple[int, ...] = setting(
+        "budgets of attackers who may only ask (square, boundary, hopskipjump)", (), check=check_whole
+    )
     eps: tuple[float, ...] = setting("in steps of 1/255", (1.0, 2.0, 4.0, 8.0), check=positive)
     eot: int = setting("draws of the noise for each gradient", 16, check=check_whole)
     steps: int = setting("of the attacks", 20, check=check_whole)

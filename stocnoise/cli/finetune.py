@@ -38,11 +38,13 @@ class Settings:
     objective: str = setting("what a step minimises", "at", choices=NAMES)
     epochs: int = setting("of the student", 10, check=check_whole)
     head_epochs: int = setting("of a new head, on clean images", 2, check=check_whole)
-    hold_out: int = setting("images of train/ not trained on, to choose the best epoch by; 0: the last epoch", 0)
+    hold_out: int = setting(
+        "images of train/ not trained on, to choose the best epoch by; 0: the last epoch", 0, check=natural
+    )
     batch: int = setting("images on each device", 128, check=check_whole)
     lr: float = setting("peak learning rate", 0.01, check=positive)
     eps: float = setting("in steps of 1/255", 4.0, check=positive)
-    warmup: float = setting("epochs in which eps grows from 0, which transformers need", 0.0)
+    warmup: float = setting("epochs in which eps grows from 0, which transformers need", 0.0, check=check_number)
     steps: int = setting("of PGD in training", 3, check=check_whole)
     gamma: float = setting("the noise at the end", 0.1, check=check_number)
     precision: str | None = setting("of training", None, choices=("no", "bf16", "fp16"))
@@ -59,8 +61,6 @@ _FREE = ("workers", "progress")  # what may differ when a run goes on
 
 
 def run(asked: Settings) -> int:
-    check_number("--warmup", asked.warmup)
-    check_whole("--hold-out", asked.hold_out, least=0)
     out = Path(asked.out)
     main_process = os.environ.get("RANK", "0") == "0"
     config = models.image_config(asked.model, asked.size)

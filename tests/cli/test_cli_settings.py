@@ -120,7 +120,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_done(
     wrong = str(-(2**70)) if name == "seed" else "-1"
     arguments = [command, "resnet500", *(["x.png"] if command == "predict" else ["--data", "x", "--out", "out"])]
     if written:
-        several = command == "evaluate" and name == "eps"
+        several = command == "evaluate" and name in ("eps", "queries")
         Path("a.toml").write_text(f"{name} = {f'[{wrong}]' if several else wrong}\n")
         status = main([*arguments, "--settings", "a.toml"])
     else:
