@@ -15,7 +15,7 @@ from stocnoise.attacks.features import Features, classifier
 from stocnoise.attacks.modes import attack_mode, inner
 from stocnoise.attacks.target import Loss, ask
 from stocnoise.batches import Batch, Others
-from stocnoise.checks import check_choice, check_function, check_number, optional
+from stocnoise.checks import check_choice, check_number
 from stocnoise.normalization import warn_if_bare
 from stocnoise.tasks import Task
 from stocnoise.tasks.task import unchanged
@@ -100,8 +100,8 @@ class Guided:
             raise ValueError(f"temperature is for on='probabilities': on={on!r} knows none")
         if layer is not None and on != "features":
             raise ValueError(f"layer is for on='features': on={on!r} looks at outputs")
-        if not isinstance(layer, str):
-            optional(check_function, "layer", layer, "a model that finds the layer in it, or the layer's name")
+        if not (layer is None or isinstance(layer, str) or callable(layer)) or isinstance(layer, type):
+            raise ValueError(f"layer must be a layer's name, or a function that finds it in a model, not {layer!r}")
         self.teacher = teacher
         self._asked = Teacher(teacher)
         self.weight = weight

@@ -190,7 +190,7 @@ def test_what_cannot_be_meant_is_refused_and_changes_nothing(settings, words):
 
 def test_models_and_data_that_do_not_fit_are_refused():
     mixture = stocnoise.mix(*halves())
-    with pytest.raises(ValueError, match=r"takes what stocnoise.mix makes, not a Along"):
+    with pytest.raises(ValueError, match=r"mixture must be what stocnoise.mix makes, not a Along"):
         fit_mixture(halves()[0], BATCHES)
     with pytest.raises(ValueError, match="the data gave no batch"):
         fit_mixture(mixture, [], progress=False)
