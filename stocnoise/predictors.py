@@ -50,7 +50,7 @@ def mean_output(outputs: Tensor, task: Task) -> Tensor:
 
     log of the mean softmax for "multiclass" and "segmentation", else the task's own average.
     """
-    if task.name in ("multiclass", "segmentation"):
+    if task.link == "softmax":
         return outputs.log_softmax(2).logsumexp(0) - torch.tensor(len(outputs)).log()
     return task.average(outputs)
 

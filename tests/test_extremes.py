@@ -50,7 +50,7 @@ IN_HALF = [0.0, 6e-8, -6e-8, 1.0, -1.0, 6e4, -6e4]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("activation", FUSED)
+@pytest.mark.parametrize("activation", sorted(FUSED))
 def test_what_is_finite_exactly_is_finite(activation: str, dtype: torch.dtype) -> None:
     """Where √γ·σ is a number of float32, and x with its noise one of x's dtype; no gradient is ever NaN."""
     values = IN_HALF if dtype == torch.float16 else INPUTS

@@ -130,7 +130,7 @@ class Attack(ABC):
                 task,
                 targeted=self.targeted,
                 y=labels if self._reads_labels() else None,
-                judges=self._reads_labels() or task.name == "multiclass",
+                judges=self._reads_labels() or task.a_column_a_class,
                 others=others,
             )
             work = images if images.dtype == torch.float64 else images.float()

@@ -66,7 +66,7 @@ class Scale:
 
 def check_classes(task: Task, attack: str) -> None:
     """ValueError for a task that is no choice between classes."""
-    if task.name not in ("multiclass", "binary"):
+    if not task.one_class:
         raise ValueError(f"{attack} chooses between classes and cannot mean task={task}: use PGD or APGD")
 
 

@@ -57,9 +57,9 @@ def loss_for(task: Task, loss: Loss, targeted: bool = False) -> Loss | OfMean:
         raise ValueError("the DLR loss of a wanted class needs the right one too: use margin for a targeted attack")
     if loss is cross_entropy:
         return task.loss
-    if loss is mean_probability and task.name in ("multiclass", "binary"):
+    if loss is mean_probability and task.one_class:
         return OfMean(task.loss)
-    if task.name == "multiclass" or not reads_labels(loss):
+    if task.a_column_a_class or not reads_labels(loss):
         return loss
     if loss is margin and task.margin is not None:
         return task.margin

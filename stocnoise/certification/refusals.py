@@ -42,7 +42,7 @@ def noise_of(model: nn.Module) -> InputNoise:
 def certifiable(task: TaskLike, output: OutputReader | None) -> Task:
     """The task; ValueError if its answer is not one class of several."""
     asked = as_task(task, output)
-    if asked.name not in ("multiclass", "binary"):
+    if not asked.one_class:
         raise ValueError(
             f"a certificate is of one answer among classes, task='multiclass' or 'binary': task={asked} has none"
         )

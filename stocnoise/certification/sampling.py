@@ -59,8 +59,8 @@ class Sampler:
 
     def _pass(self, x: Tensor, copies: int) -> Tensor:
         output = self.output(x.expand(copies, *x.shape))
-        classes = output.shape[1] if self.task.name == "multiclass" else 2
-        assert self.task.decide is not None
+        assert self.task.decide is not None and self.task.classes is not None
+        classes = self.task.classes(self.task.probabilities(output[:1])).shape[1]
         finite = output.isfinite().flatten(1).all(1) if output.dim() > 1 else output.isfinite()
         answers = self.task.decide(output).reshape(-1)
         return torch.bincount(torch.where(finite, answers, classes), minlength=classes + 1)

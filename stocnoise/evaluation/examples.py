@@ -51,7 +51,7 @@ def shown(subject: Subject, batch: Batch, rows: Tensor, draws: int, x: Tensor | 
     with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
         outputs = subject.outputs(few._replace(x=inputs), draws)
     task = subject.task
-    if task.decide is not None and task.name in ("multiclass", "binary"):
+    if task.decide is not None and task.one_class:
         said = torch.stack([task.decide(output) for output in outputs], 1).tolist()
         answers = [{str(each): row.count(each) / draws for each in sorted(set(row))} for row in said]
     else:

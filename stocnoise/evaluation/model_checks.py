@@ -44,12 +44,12 @@ def _output(subject: Subject, batch: Batch) -> Iterator[str]:
     output = subject.output(batch).float()
     if not output.isfinite().all():
         yield "the model's output on clean images is not finite"
-    elif subject.task.name == "multiclass" and output.amin() >= 0 and (output.sum(1) - 1).abs().max() < 1e-3:
+    elif subject.task.link == "softmax" and output.amin() >= 0 and (output.sum(1) - 1).abs().max() < 1e-3:
         yield (
             "the model returns probabilities, not logits: their gradients vanish where it is sure of itself. Evaluate "
             "the model without its softmax"
         )
-    elif subject.task.name in ("binary", "multilabel") and output.amin() >= 0 and output.amax() <= 1:
+    elif subject.task.link == "sigmoid" and output.amin() >= 0 and output.amax() <= 1:
         yield (
             "the model's output lies in [0, 1], as if it were probabilities, not logits: then every answer counts as "
             "yes. Evaluate the model without its sigmoid"

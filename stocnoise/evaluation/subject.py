@@ -93,11 +93,9 @@ class Subject:
         """
         if self.targets is not None:
             return self.targets(batch.x, batch.y)
-        if self.task.name == "binary":
-            return 1 - batch.y
-        if self.task.name != "multiclass":
+        if not self.task.one_class or self.task.classes is None:
             raise ValueError(f"a targeted attack on task={self.task} needs targets=, a function (x, y) -> answers")
-        classes = self.output(batch).shape[1]
+        classes = self.task.classes(self.task.probabilities(self.output(batch))).shape[1]
         labels = batch.y if batch.y.dim() == 1 else batch.y.argmax(1)
         return (labels + torch.randint(1, classes, labels.shape, device=labels.device)) % classes
 

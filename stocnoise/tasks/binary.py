@@ -58,5 +58,7 @@ BINARY = Task(
     margin=_margin,
     read_target=_read_target,
     check=_check,
+    one_class=True,
+    link="sigmoid",
     name="binary",
 )

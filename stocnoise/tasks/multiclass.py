@@ -75,5 +75,7 @@ MULTICLASS = Task(
     margin=margin,
     read_target=_read_target,
     check=_check,
+    one_class=True,
+    link="softmax",
     name="multiclass",
 )

@@ -46,5 +46,6 @@ MULTILABEL = Task(
     units=_units,
     read_target=_read_target,
     check=_check,
+    link="sigmoid",
     name="multilabel",
 )

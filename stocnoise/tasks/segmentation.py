@@ -35,6 +35,7 @@ def segmentation(ignore_index: int = -100) -> Task:
         overlaps=partial(_overlaps, ignored=ignore_index),
         read_target=partial(integers, task="segmentation", dims=2, ignored=ignore_index),
         check=partial(_check, ignored=ignore_index),
+        link="softmax",
         name="segmentation",
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from stocnoise.checks import check_function, check_text, optional
+from stocnoise.checks import check_choice, check_function, check_text, optional
+
+Link = Literal["softmax", "sigmoid"]
 
 OutputReader = str | int | Callable[[Any], Tensor]
 """A key or attribute of what a model returns, an index into it, or a function that makes the output of it."""
@@ -51,6 +53,9 @@ class Task:
         read_target: a target as a user gives it → as the functions above take it.
             ValueError where it is no target of this task.
         check: (output, target): ValueError, with the shapes in words, where the two do not belong together.
+        one_class: whether an answer is one of the K classes that `classes` tells apart: what a certificate, attacks of
+            other libraries and the loss of a mean probability need.
+        link: "softmax" or "sigmoid", what makes probabilities of an output. None: neither.
         name: in settings and messages.
         output: what of the model's answer is the output; None takes a tensor as it is, or the attribute `logits`.
 
@@ -75,6 +80,8 @@ class Task:
     overlaps: Callable[[Tensor, Tensor], Tensor] | None = None
     read_target: Callable[[Tensor], Tensor] = lambda target: target
     check: Callable[[Tensor, Tensor | None], None] = lambda output, target: None
+    one_class: bool = False
+    link: Link | None = None
     name: str = "custom"
     output: OutputReader | None = None
 
@@ -83,8 +90,14 @@ class Task:
             check_function(name, getattr(self, name), "an output, a target or both: see Task")
         for name in ("classes", "decide", "logits", "margin", "units", "overlaps"):
             optional(check_function, name, getattr(self, name), "an output, a target or both: see Task")
+        optional(check_choice, "link", self.link, get_args(Link))
         check_text("name", self.name)
         check_output(self.output)
+
+    @property
+    def a_column_a_class(self) -> bool:
+        """Whether an answer is one class, and outputs are logits (B, K) of them."""
+        return self.one_class and self.link == "softmax"
 
     def read(self, answer: Any) -> Tensor:
         """The output in what the model returned, in float32 or wider.

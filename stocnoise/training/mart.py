@@ -45,9 +45,9 @@ class MART:
 
     def __call__(self, step: Step) -> Tensor:
         classes = classes_of(step.task, _NAME)
-        labels = as_labels(step.y) if step.task.name == "multiclass" else step.y.long()
-        if labels.dim() != 1:
+        if not step.task.one_class:
             raise ValueError(f'{_NAME} needs a task with one class a row, which task={step.task} has not: use "trades"')
+        labels = as_labels(step.y).long()
         on_clean, on_adversarial = step.logits(step.x, step.adversarial())
         z, attacked = classes(on_clean), classes(on_adversarial)
         nearest = attacked.detach().masked_fill(F.one_hot(labels, attacked.shape[1]).bool(), -torch.inf).argmax(1)

@@ -298,6 +298,7 @@ CALLS = [
             *(row for name in ("loss", "wrong", "average", "probabilities", "classes") for row in function(name)),
             *(row for name in ("decide", "logits", "margin", "units", "overlaps") for row in function(name)),
             *(row for name in ("read_target", "check") for row in function(name)),
+            *choice("link", "softmax", "sigmoid"),
             *text("name"),
             *output(),
         ],
