@@ -22,6 +22,7 @@ from stocnoise.evaluation.rates import (
     accuracy,
     any_successes,
     averaged_successes,
+    best_of,
     pick,
     successes,
     vote_successes,
@@ -61,7 +62,7 @@ def merged(batches: Sequence[BatchResult]) -> tuple[Score, dict[Key, Tally]]:
 
 
 def kept_examples(batches: Sequence[BatchResult], tallies: Mapping[Key, Tally], count: int) -> list[Example]:
-    """The first `count` rows that were put aside, under every attack."""
+    """The first `count` rows that were put aside, under every attack, then under the best for each of them."""
     numbers: list[int] = []
     before = 0
     for batch in batches:
@@ -72,6 +73,12 @@ def kept_examples(batches: Sequence[BatchResult], tallies: Mapping[Key, Tally], 
         return []
     targets = [target for batch in aside for target in batch.targets]
     attacked = {key: _joined(tally.shown) for key, tally in tallies.items()}
+    scores = {key: Score.cat(tally.scores) for key, tally in tallies.items()}
+    for e in dict.fromkeys(key[1] for key in tallies if key[1] is not None):
+        if rivals := _rivals(tallies, e):
+            chosen = best_of([scores[key] for key in rivals])[numbers].tolist()
+            each = [attacked[rivals[which]].at(row) for row, which in enumerate(chosen)]
+            attacked[WORST, e] = _joined(each)
     return list(examples(numbers, targets, _joined([b.shown for b in aside if b.shown is not None]), attacked, count))
 
 
@@ -122,10 +129,16 @@ def entries(
         if key in scores
     ]
     for e in eps:
-        rivals = [key for key in scores if key[1] == e]
-        if len(rivals) > 1 and all(len(key) == 2 for key in scores):
+        if rivals := _rivals(scores, e):
             found.append(_worst(e, clean, [scores[key] for key in rivals], [tallies[key] for key in rivals]))
     return found
+
+
+def _rivals(keys: Iterable[Key], eps: float) -> list[Key]:
+    """The attacks at this ε whose best for each image is the worst case; none of one attack, or at counted queries."""
+    known = list(keys)
+    found = [key for key in known if key[1] == eps]
+    return found if len(found) > 1 and all(len(key) == 2 for key in known) else []
 
 
 def _entry(key: Key, clean: Score, attacked: Score, tally: Tally, settings: str) -> Entry:

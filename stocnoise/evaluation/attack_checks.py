@@ -79,11 +79,17 @@ def attack_warnings(
     eot: int,
     stochastic: bool,
     source: nn.Module | None,
+    own: tuple[str, BallAttack] | None = None,
 ) -> Iterator[str]:
-    """Warnings from a dozen attacks at one ε, best one where about half of the images fall."""
+    """Warnings from a dozen attacks at one ε, best one where about half of the images fall.
+
+    `own` is the best attack of the run, by name, if it has settings of its own.
+    """
     subject = trials.subject
     pgd = PGD(eps=eps, norm=norm, steps=steps, eot=eot, bounds=subject.bounds)
     base = trials("pgd", pgd)
+    if own is not None:
+        yield from _outdone(trials, *own, pgd, base)
     yield from _converged(trials, pgd, base, stochastic)
     yield from _ordered(trials, pgd, base, source)
     yield from _led_astray(trials, pgd, base)
@@ -105,6 +111,14 @@ def _exceeds(first: Successes, second: Successes, tolerance: float) -> float | N
     """ASR of `first` minus that of `second` if it is more than `tolerance`, and more than chance."""
     value, error = difference(first, second)
     return value if value > tolerance and value - 1.96 * error > 0 else None
+
+
+def _outdone(trials: Trials, name: str, attack: BallAttack, pgd: PGD, base: Successes) -> Iterator[str]:
+    if (gap := _exceeds(base, trials(name, attack), _CONVERGED)) is not None:
+        yield (
+            f"{name}, the best attack of this run at ε = {largest(pgd.eps):.4g}, is too weak: PGD of {pgd.steps} steps "
+            f"× {pgd.eot} draws succeeds {100 * gap:.0f} points more often. Give it more steps, or more draws"
+        )
 
 
 def _converged(trials: Trials, pgd: PGD, base: Successes, stochastic: bool) -> Iterator[str]:

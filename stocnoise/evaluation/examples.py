@@ -22,6 +22,10 @@ class Shown:
     x: Tensor
     answers: list[Answers]
 
+    def at(self, row: int) -> Shown:
+        """One of them, in a list of one."""
+        return Shown(self.x[row : row + 1], self.answers[row : row + 1])
+
 
 @dataclass(frozen=True)
 class Example:
@@ -74,7 +78,7 @@ def examples(
     attacked: Mapping[tuple[str, float | None] | tuple[str, float | None, int], Shown],
     count: int,
 ) -> Iterator[Example]:
-    """The first `count` inputs under every attack at every ε."""
+    """The first `count` inputs under everything in `attacked`, by attack and ε."""
     for key, found in attacked.items():
         for i in range(min(count, len(numbers))):
             yield Example(

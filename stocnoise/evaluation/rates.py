@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -117,16 +118,20 @@ def worst_case(clean: Score, attacked: list[Score]) -> tuple[Successes, Tensor, 
     The best is chosen by one half of the draws and scored by the other: the maximum of several noisy estimates would be
     too high. A single draw (a deterministic model) does both.
     """
-    correct = torch.stack([each.correct for each in attacked])
-    draws = correct.shape[2]
-    chosen = correct[:, :, : max(1, draws // 2)].double().mean(2).argmin(0)
-    best = pick(attacked, chosen)
+    chosen = best_of(attacked)
+    best, draws = pick(attacked, chosen), attacked[0].correct.shape[1]
     left = replace(best, correct=best.correct[:, draws // 2 :])
     if best.parts is not None:
         left = replace(left, parts=best.parts._replace(right=best.parts.right_left))
         return Successes(best.parts.hits_left, best.parts.weights), chosen, left
     p = clean.p
     return Successes(p * (1 - left.p), p), chosen, left
+
+
+def best_of(attacked: Sequence[Score]) -> Tensor:
+    """(n,), which of several attacks leaves the fewest draws right: by the first half of them."""
+    correct = torch.stack([each.correct for each in attacked])
+    return correct[:, :, : max(1, correct.shape[2] // 2)].double().mean(2).argmin(0)
 
 
 def pick(scores: list[Score], chosen: Tensor) -> Score:

@@ -112,8 +112,8 @@ def evaluate(
         mean, std: if the models expect normalised images; see `normalized`.
         max_images: stop after so many.
         checks: look for signs of false robustness, on the first `check_images` images; failures are `report.warnings`.
-        keep_examples: keep so many inputs under every attack for the pictures of `report.to_html`: the first ones that
-            most draws answer rightly without an attack.
+        keep_examples: keep so many inputs under every attack, and under the best of them for each, for the pictures of
+            `report.to_html`: the first ones that most draws answer rightly without an attack.
         seed: of everything random; the same seed gives the same report on the same machine, by one process or several.
         progress: show a bar.
         name: of the model in the report; default its class.

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from stocnoise.attacks import Attack, BallAttack
 from stocnoise.attacks.ball import Norm
 from stocnoise.attacks.decision import InconsistentAnswersError
 from stocnoise.batches import Batch
 from stocnoise.evaluation import assemble
 from stocnoise.evaluation.attack_checks import Trials, attack_warnings, entry_warnings
 from stocnoise.evaluation.examples import shown, target_name
+from stocnoise.evaluation.held_draws import held_draw_warnings
 from stocnoise.evaluation.inputs import Counted, image_sums
-from stocnoise.evaluation.jobs import AnyJob, Wish, named_jobs
+from stocnoise.evaluation.jobs import AnyJob, Job, Wish, named_jobs
 from stocnoise.evaluation.kept import KeptBatches, digest
+from stocnoise.evaluation.measured import WORST, Entry
 from stocnoise.evaluation.model_checks import model_warnings
 from stocnoise.evaluation.queries import QueryJob, query_jobs
 from stocnoise.evaluation.report import Report
@@ -163,30 +166,49 @@ class Session:
             bar.set_postfix_str(f"checking: {label}")
 
         trials = Trials(self.subject, self.kept, self.draws, self.seed, tick=show)
+        entries = self._with_gradients()
+        eps = self._telling_eps(entries)
+        own = self._own_attacks(entries, eps)
+        if self.stochastic:
+            seed_all(self.seed, "check", "held draws")
+            found += held_draw_warnings(self.subject, own, self.kept[0].first(8))
         found += attack_warnings(
             trials,
-            eps=self.eps[self._telling_eps()],
+            eps=self.eps[eps],
             norm=self.norm,
             steps=self.steps,
             eot=self.eot,
             stochastic=self.stochastic,
             source=self.source,
+            own=self._best_of_all(entries, own, eps),
         )
         self.warnings += found
 
-    def _telling_eps(self) -> float:
-        """The ε at which about half of the images fall: there a difference shows best."""
+    def _with_gradients(self) -> list[Entry]:
         ordered = [self.results[index] for index in sorted(self.results)]
         clean, tallies = assemble.merged(ordered)
-        found = [
-            entry
-            for entry in assemble.entries(clean, tallies, self.jobs, self.eps)
-            if entry.eps is not None and entry.gradients > 0
-        ]
+        found = assemble.entries(clean, tallies, self.jobs, self.eps)
+        return [entry for entry in found if entry.eps is not None and entry.gradients > 0]
+
+    def _telling_eps(self, found: Sequence[Entry]) -> float:
+        """The ε at which about half of the images fall: there a difference shows best."""
         if not found:
             return list(self.eps)[len(self.eps) // 2]
         nearest = min(found, key=lambda entry: abs(entry.asr.value - 0.5) if entry.asr.value == entry.asr.value else 1)
         return nearest.eps or next(iter(self.eps))
+
+    def _own_attacks(self, found: Sequence[Entry], eps: float) -> dict[str, Attack]:
+        """At that ε, by label, the attacks that came as objects, not by name, and take gradients."""
+        able = {entry.attack for entry in found}.difference(each for each in self.wanted if isinstance(each, str))
+        attacks = {job.label: job.attack for job in self.jobs if isinstance(job, Job) and job.label in able}
+        return {label: _within(each, self.eps[eps]) for label, each in attacks.items()}
+
+    def _best_of_all(self, found: Sequence[Entry], own: dict[str, Attack], eps: float) -> tuple[str, BallAttack] | None:
+        """The best attack with gradients, if it is one of the caller's own."""
+        rivals = [entry for entry in found if entry.eps == eps and entry.attack != WORST]
+        label = max(rivals, key=lambda entry: entry.asr.value).attack if rivals else ""
+        attack = own.get(label)
+        return (label, attack) if isinstance(attack, BallAttack) else None
 
     def gather(self, world: int) -> None:
         """Give every process the results and warnings of all."""
@@ -225,3 +247,7 @@ class Session:
             ),
             assemble.kept_examples(ordered, tallies, self.keep_examples),
         )
+
+
+def _within(attack: Attack, eps: float | Tensor) -> Attack:
+    return replace(attack, eps=eps) if isinstance(attack, BallAttack) else attack

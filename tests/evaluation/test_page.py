@@ -111,7 +111,7 @@ def test_every_figure_stage_and_example_is_there(report, page):
     rows = [a for a in parsed.of("tr") if "data-attack" in a]
     assert len(rows) == len(report.entries) == 2 * 4
     assert len(parsed.of("polyline")) == 4 and len(parsed.of("polygon", **{"class": "band"})) == 4
-    assert len(parsed.of("article")) == 5 * 2 * 3 and len(parsed.of("img")) == 3 * 5 * 2 * 3
+    assert len(parsed.of("article")) == 5 * 2 * 4 and len(parsed.of("img")) == 3 * 5 * 2 * 4
     assert all(image["alt"] for image in parsed.of("img"))
     assert [box["value"] for box in parsed.of("input", **{"data-filter": "eps"})] == ["0.02", "0.05"]
     assert ("Converged" in page.read_text()) or ("Not converged" in page.read_text())
@@ -124,7 +124,7 @@ def test_examples_are_the_first_that_are_answered_rightly_and_the_same_for_every
     torch.manual_seed(0)
     data = [(X[:5], wrong[:5]), (X[5:], wrong[5:])]
     report = evaluate(Model(), data, [PGD(steps=2), "random"], 0.05, **(SETTINGS | {"keep_examples": 4}))
-    assert len(report.examples) == 4 * 2
+    assert len(report.examples) == 4 * 3
     assert [example.number for example in report.examples[:4]] == [3, 4, 5, 6]
     for example in report.examples:
         assert torch.equal(example.clean, X[example.number]) and example.target == str(int(Y[example.number]))
@@ -133,9 +133,31 @@ def test_examples_are_the_first_that_are_answered_rightly_and_the_same_for_every
         assert example.before[example.target] > 0.5
 
 
+def test_an_example_of_the_worst_case_is_that_of_the_attack_that_did_best_on_it(report):
+    names = ["pgd", "strongest", "random"]
+    shown = {(each.attack, each.eps, each.number): each for each in report.examples}
+    best_of: set[str] = set()
+    for each in report.examples:
+        if each.attack == "worst case":
+            rivals = {name: report[name, each.eps].score.correct[each.number] for name in names if name != "strongest"}
+            same = [name for name in names if torch.equal(shown[name, each.eps, each.number].attacked, each.attacked)]
+            best_of.update(same)
+            (best, *_) = same
+            if best != "strongest":  # whose score in the report is of the other draws
+                assert rivals[best][:4].sum() == min(right[:4].sum() for right in rivals.values())
+            assert each.after == shown[best, each.eps, each.number].after
+    assert len(best_of) > 1, "one attack alone tells nothing of the choice"
+
+
+def test_one_attack_alone_has_no_worst_case():
+    torch.manual_seed(0)
+    report = evaluate(Model(), [(X[:5], Y[:5])], "pgd", 0.05, **(SETTINGS | {"keep_examples": 2}))
+    assert [each.attack for each in report.examples] == ["pgd", "pgd"]
+
+
 def test_keeping_examples_changes_no_figure_and_none_are_kept_unasked():
     first, second = _report(), _report(keep_examples=0)
-    assert second.examples == [] and len(first.examples) == 5 * 3 * 2
+    assert second.examples == [] and len(first.examples) == 5 * 4 * 2
     assert [(e.asr, e.median_l2) for e in first.entries] == [(e.asr, e.median_l2) for e in second.entries]
     with pytest.raises(ValueError, match="keep_examples"):
         _report(keep_examples=-1)
@@ -230,6 +252,6 @@ def test_a_browser_filters_it_and_a_phone_has_room_for_it(page, tmp_path, width,
     assert found is not None, done.stdout[:500]
     said = json.loads(found[1])
     assert said["wide"] <= 0, "the page scrolls sideways"
-    assert said["before"] == "30 shown" and said["after"] == "20 shown" and said["end"] == "10 shown"
+    assert said["before"] == "40 shown" and said["after"] == "30 shown" and said["end"] == "15 shown"
     assert said["focus"] and said["curve"] == "none" and said["rows"] == 6 and said["broken"] == 0
     assert (said["ground"] == "rgb(255, 255, 255)") == (not dark)
