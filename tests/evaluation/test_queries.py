@@ -120,7 +120,7 @@ def test_only_one_half_of_the_draws_is_in_the_figure(report):
 def test_it_is_printed_compared_drawn_and_on_the_page(report, tmp_path):
     text = str(report)
     assert "ASR against queries" in text and "A query is one answer of one draw for one image" in text
-    lines = [line.split() for line in text.splitlines() if line.startswith("square-raw") and "0.2" in line]
+    lines = [line.split() for line in text.splitlines() if line.split()[:2] == ["square-raw", "0.2"]]
     assert [line[2] for line in lines] == ["20", "100"] and all("[" in " ".join(line) for line in lines)
     assert "square, 100 queries" in str(report.compare(report))
     curves = dict(report.query_curves(0.2))
