@@ -78,6 +78,8 @@ class _Counting(TorchDispatchMode):
             return
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not stochastic and module._modules:
+                return  # a view of this module, which shares its hooks, with noise of its own inside
             if not self._inside and stochastic:
                 self.count.stochastic[name] += 1
             elif not self._inside and named and args:
@@ -85,6 +87,8 @@ class _Counting(TorchDispatchMode):
             self._inside += 1
 
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not stochastic and module._modules:
+                return
             self._inside -= 1
             if stochastic and isinstance(output, Tensor):
                 setattr(output, _FRESH, True)
