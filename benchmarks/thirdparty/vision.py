@@ -330,7 +330,7 @@ def _kornia() -> Entries:
     )
     yield entry("KeyNet", image(48, channels=1), KeyNet, False, keynet_default_config)
     yield from on(image(48, channels=1), feature.OriNet, feature.LAFAffNetShapeEstimator)
-    yield entry("DISK", image(64), feature.DISK)
+    yield entry("DISK, its network", image(64), lambda: feature.DISK().unet)
     yield entry("ViT", image(32), vit.VisionTransformer, 32, 8, 3, 32, 2, 4)
     yield entry("MobileViT", image(64), vit_mobile.MobileViT, "xxs")
     yield entry(
