@@ -6,6 +6,7 @@ import copy
 import os
 import tempfile
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, note, seed, settings
 from torch import Tensor, nn
 
 import stocnoise
-from tests.conversion.random_trees import CHANNELS, ByMode, Case, Tree, WrittenOut, cases, trees
+from tests.conversion.random_trees import CHANNELS, ByMode, Case, Dropped, Tree, WrittenOut, cases, trees
 from tests.conversion_checks import activation_calls, assert_noisy, assert_same_function, layers
 
 X = torch.randn(2, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -37,7 +38,9 @@ def test_a_random_model(tree: Tree) -> None:
     student = stocnoise.convert(teacher, X, gamma=0.0)
     assert len(layers(student)) == len(found)
     assert activation_calls(student, X) == by_mode[False] - sum(fused_in_eval(student)) - written_out
-    assert_same_function(teacher, student, X)
+    # A layer draws a seed, and dropout after it another mask than the teacher's.
+    with stocnoise.deterministic(student) if _count(teacher, Dropped) else nullcontext():
+        assert_same_function(teacher, student, X)
     assert_noisy(student, X)
 
     stocnoise.calibrate(student, [X, X])

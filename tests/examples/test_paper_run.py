@@ -105,9 +105,13 @@ def test_the_results_say_what_they_rest_on(finished):
         for line in strongest
     )
     silent = {line["recipe"] for line in strongest if not line["settings"]["stochastic"]}
-    assert silent == {"at", "at-0.1", "at-no-init", "trades"}
+    helped = {f"at-{means}" for means in ("awp", "guided", "one-step")}
+    assert silent == {"teacher", "at", "at-0.1", "at-no-init", "trades", *helped}
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
-    assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1", "no-init-0.1"}
+    helped = {f"anis-{means}" for means in ("awp", "guided", "one-step", "averaged")}
+    assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1", "no-init-0.1", *helped}
+    mixed = [line for line in measured if line["kind"] == "mixed"]
+    assert {line["recipe"] for line in mixed} == {"at", "anis"} and all(line["fit"]["candidates"] for line in mixed)
     planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]
     assert planes == ["at", "anis", "no-at-0.1"]
 
