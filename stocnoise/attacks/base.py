@@ -27,7 +27,7 @@ from stocnoise.attacks.ball import (
 )
 from stocnoise.attacks.losses import cross_entropy, reads_labels
 from stocnoise.attacks.modes import BatchNormMode, attack_mode, no_weight_gradients
-from stocnoise.attacks.target import Loss, Target
+from stocnoise.attacks.target import Target
 from stocnoise.batches import Others, check_others
 from stocnoise.checks import check_choice, check_model, check_number, check_tensor, check_whole, optional
 from stocnoise.tasks import OutputReader, Task, TaskLike, as_task
@@ -112,7 +112,7 @@ class Attack(ABC):
         check_others(others)
         if not (generator is None or isinstance(generator, torch.Generator)):
             raise TypeError(f"generator must be a torch.Generator, not {generator!r}")
-        task = as_task(self.task, self.output)
+        task = self.meant
         self.check_task(task)
         with torch.inference_mode(False), torch.enable_grad():
             check_input(x, y, self.bounds)
@@ -139,6 +139,11 @@ class Attack(ABC):
                     labels = _predicted(target, work)
                 found = self.run(target, work, labels, generator)
             return rounded(found.detach(), images)
+
+    @property
+    def meant(self) -> Task:
+        """The task, with `output`."""
+        return as_task(self.task, self.output)
 
     def with_defaults(self, **settings: Any) -> Self:
         """This attack with these settings where it has the default ones: what a run says once, its attacks need not."""
@@ -287,11 +292,3 @@ def check_input(x: Tensor, y: Tensor | None, bounds: Bounds = PIXELS) -> None:
             "other bounds=(low, high). If the model expects normalised images, give pixels and wrap it: "
             "stocnoise.normalized(model, mean, std)"
         )
-
-
-def task_of(attack: Attack) -> Task:
-    """The task of an attack, with its `output`."""
-    return as_task(attack.task, attack.output)
-
-
-__all__ = ["Attack", "BallAttack", "Loss", "MinimumNormAttack", "attack_mode", "check_input", "overshoot", "task_of"]

@@ -175,7 +175,9 @@ def _require_sites(plan: Plan, inplace: bool) -> None:
 def _nothing(plan: Plan) -> str:
     message = "this model calls no activation that could be converted"
     if not plan.left:
-        return message + ": pass an example_input with which its activations are reached"
+        return message + (
+            ": the example_input reaches none. Another one may, but nn.LSTM and nn.GRU compute nothing but gates"
+        )
     listing = "".join(f"\n  {item.name or '(root)'}: {item.activation}, {item.reason}" for item in plan.left)
     return f"{message}; what is one can be declared with stocnoise.register_activation{listing}"
 

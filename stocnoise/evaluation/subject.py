@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stocnoise.attacks import Attack
 from stocnoise.attacks.ball import PIXELS, Bounds, clipped
-from stocnoise.attacks.base import check_input, task_of
+from stocnoise.attacks.base import check_input
 from stocnoise.attacks.frozen import is_stochastic
 from stocnoise.attacks.target import Ascent, Loss, OfMean, Target, ask
 from stocnoise.batches import Batch
@@ -111,7 +111,7 @@ class Subject:
         """
         task = {} if self.task is MULTICLASS else {"task": self.task}
         complete = attack.with_defaults(bounds=self.bounds, mask=self.mask, **task, **more)
-        complete.check_task(task_of(complete))
+        complete.check_task(complete.meant)
         return complete
 
     def ascent(self, batch: Batch, eot: int, loss: Loss | OfMean) -> Ascent:

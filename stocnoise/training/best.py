@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from stocnoise.checks import check_model
 from stocnoise.training.checkpoints import mismatch
 from stocnoise.training.states import get_model_state, is_sharded
-
-if TYPE_CHECKING:
-    from stocnoise.training.history import History
 
 
 class Kept(NamedTuple):
@@ -61,15 +58,11 @@ class Best:
         student.load_state_dict(self.state_dict)
 
 
-def keep_best(history: History, model: nn.Module) -> None:
-    """Keep the weights of the epoch that has just been measured, if it is the best; every process calls it."""
-    best = history.best
-    if best is None or best.epoch != history[-1].epoch:
-        return
-    history.kept = None  # before the next one is copied
+def kept(epoch: int, model: nn.Module) -> Kept | None:
+    """`model` as it is now, on the main process; None on the others with FSDP. Every process calls it."""
     # DDP's buffers are alike by now: the passes of validation have made them so.
-    if weights := get_model_state(model):
-        history.kept = Kept(best.epoch, {name: _copied(value) for name, value in weights.items()})
+    weights = get_model_state(model)
+    return Kept(epoch, {name: _copied(value) for name, value in weights.items()}) if weights else None
 
 
 def _copied(value: Any) -> Any:

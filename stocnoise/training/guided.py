@@ -61,8 +61,6 @@ class Guided:
     another dtype, a copy is asked. Its noise, if it has some, stays on. Checkpoints know it by its class and a
     fingerprint of its weights, and are not resumed with another one.
 
-        stocnoise.finetune(student, loader, objective=stocnoise.Guided(teacher))
-
     Args:
         teacher: takes what the student takes.
         weight: β. 1/K is `nn.MSELoss` for "logits" of K classes; "probabilities" bear more, such as 1. Where squares

@@ -11,7 +11,7 @@ from torch import nn
 from stocnoise.checks import check_all, check_path, check_several, optional
 from stocnoise.markup import html_table
 from stocnoise.storage import save_figure
-from stocnoise.training.best import Best, Kept
+from stocnoise.training.best import Best, Kept, kept
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,14 @@ class History(Sequence[Epoch]):
         if not measured:
             return None
         epoch, robust = max(measured, key=lambda pair: (pair[1], pair[0].val_accuracy or 0.0))  # the first of equals
-        kept = self.kept if self.kept is not None and self.kept.epoch == epoch.epoch else None
-        return Best(epoch.epoch, robust, epoch.val_accuracy or 0.0, kept)
+        own = self.kept if self.kept is not None and self.kept.epoch == epoch.epoch else None
+        return Best(epoch.epoch, robust, epoch.val_accuracy or 0.0, own)
+
+    def keep_best(self, model: nn.Module) -> None:
+        """Keep the weights of the newest epoch, if it is the best; every process calls it."""
+        if self.best is not None and self._is_best(self[-1]):
+            self.kept = None  # before the next one is copied
+            self.kept = kept(self[-1].epoch, model)
 
     def _is_best(self, epoch: Epoch) -> bool:
         return self.best is not None and self.best.epoch == epoch.epoch

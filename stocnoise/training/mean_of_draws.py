@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from stocnoise.attacks import Attack
-from stocnoise.attacks.base import task_of
 from stocnoise.checks import check_whole
 from stocnoise.predictors import Averaged as Predictor
 from stocnoise.predictors import mean_output
@@ -44,7 +43,7 @@ class Averaged:
     def __call__(self, step: Step) -> Tensor:
         attack, task = step.attack, step.task
         if isinstance(attack, Attack):
-            task = task_of(attack)
+            task = attack.meant
             # The mean is an output already, of which nothing is left to read.
             attack = replace(attack, task=replace(task, output=unchanged), output=unchanged)
         adversarial = step.adversarial(attack, model=Predictor(bare(step.model), self.samples, task))

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class AWP:
     """Adversarial weight perturbation: each step follows the gradient at w + δ, δ = γ · ‖w‖ · g / ‖g‖ for each weight.
 
-        stocnoise.finetune(student, loader, awp=stocnoise.AWP(gamma=5e-3))
-
     g is the gradient of the objective's loss at w, on the adversarial images of the step. They are made once, at w, and
     serve both passes; the noise is drawn anew in each. w is then put back bit for bit, and the optimiser steps from it.
     With `accumulate` g is of the whole step: its batches are seen twice, first all for g, then all at w + δ, and wait

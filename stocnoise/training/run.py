@@ -15,6 +15,7 @@ from stocnoise.attacks.ball import PIXELS, Bounds, check_bounds, check_mask
 from stocnoise.batches import BatchReader
 from stocnoise.checks import check_model, check_several
 from stocnoise.tasks import OutputReader, TaskLike, as_task
+from stocnoise.training.algorithm import Algorithm
 from stocnoise.training.borrowed import compiled, modes_kept, trackers
 from stocnoise.training.callbacks import Callback, Run
 from stocnoise.training.chosen import DEFAULT_GAMMA, own_attack, own_schedule, unusual
@@ -33,7 +34,6 @@ from stocnoise.training.optim import (
 )
 from stocnoise.training.perturbation import AWP, Perturbation
 from stocnoise.training.settings import (
-    Algorithm,
     Checkpointing,
     Data,
     Execution,

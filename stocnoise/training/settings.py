@@ -18,8 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from stocnoise.attacks import Attack, BallAttack
-from stocnoise.attacks.ball import largest
+from stocnoise.attacks import BallAttack
 from stocnoise.batches import Batch, BatchReader, check_reader, read_batch
 from stocnoise.checks import (
     check_all,
@@ -33,14 +32,10 @@ from stocnoise.checks import (
     optional,
 )
 from stocnoise.errors import CheckpointError
-from stocnoise.tasks import Task
-from stocnoise.tasks.multiclass import MULTICLASS
+from stocnoise.training.algorithm import Algorithm
 from stocnoise.training.borrowed import accelerator_for
 from stocnoise.training.callbacks import Callback
 from stocnoise.training.checkpoints import Checkpoints
-from stocnoise.training.eps import EpsSchedule
-from stocnoise.training.gamma import GammaSchedule
-from stocnoise.training.guard import Guard
 from stocnoise.training.optim import (
     LR,
     WEIGHT_DECAY,
@@ -51,64 +46,11 @@ from stocnoise.training.optim import (
 )
 from stocnoise.training.perturbation import AWP
 from stocnoise.training.states import is_sharded
-from stocnoise.training.step import AttackTarget, Criterion, Objective, check_attack_target
+from stocnoise.training.step import Criterion
 from stocnoise.training.wording import UNTOLD, told
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Algorithm:
-    """Algorithm 1: T epochs of an objective, the attack within it, how its ε begins, and γ."""
-
-    epochs: int
-    objective: Objective
-    attack: Attack
-    attack_target: AttackTarget
-    gamma: GammaSchedule | None
-    val_attack: Attack = field(metadata=UNTOLD)
-    task: Task = MULTICLASS
-    eps: EpsSchedule | None = None
-    guard: Guard | None = None
-
-    def __post_init__(self) -> None:
-        check_whole("epochs", self.epochs)
-        if self.eps is not None:
-            self._check_eps(self.eps)
-        check_attack_target(self.attack_target)
-        if not isinstance(self.guard, Guard | None):
-            raise TypeError(f"guard must be a stocnoise.Guard, such as Guard((images, labels)), not {self.guard!r}")
-        if getattr(self.val_attack, "targeted", False):
-            raise ValueError(
-                "val_attack (default attack) is targeted, and leads to the answers in y, which are the right ones: "
-                "evaluate measures targeted attacks"
-            )
-
-    def _check_eps(self, schedule: EpsSchedule) -> None:
-        if not isinstance(schedule, EpsSchedule):
-            raise TypeError(
-                f"eps must be a stocnoise.EpsSchedule, not {schedule!r}: ε itself is the attack's, attack=PGD(eps=…)"
-            )
-        schedule(self.attack, 0)
-        if schedule.epochs > self.epochs:
-            raise ValueError(f"{schedule} would never reach the attack's eps in a run of {self.epochs} epochs")
-
-    def attack_after(self, epochs: float) -> Attack:
-        """The attack of training once that many epochs are over."""
-        return self.attack if self.eps is None else self.eps(self.attack, epochs)
-
-    def eps_after(self, epochs: float) -> float | None:
-        """Its ε, of a budget for each feature the largest; None where no schedule moves it."""
-        return None if self.eps is None else largest(self.eps(self.attack, epochs).eps)
-
-    @property
-    def schedules(self) -> dict[str, GammaSchedule | None]:
-        """What is stepped after every epoch, by the name under which a checkpoint keeps it."""
-        return {"gamma": self.gamma}
-
-    def words(self) -> dict[str, Any]:
-        return told(self) | {"gamma": repr(self.gamma)}
 
 
 @dataclass(frozen=True, kw_only=True)

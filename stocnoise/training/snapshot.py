@@ -26,7 +26,6 @@ from stocnoise.training.tally import Tally
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from stocnoise.training.guard import Watch
     from stocnoise.training.perturbation import Perturbation
 
 
@@ -35,6 +34,14 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+class Shortening(Stateful, Protocol):
+    """A guard in a run, as far as others must know it."""
+
+    @property
+    def share(self) -> float:
+        """What it has left of the lengths of steps, on images and on weights."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +60,7 @@ class RunState:
     tally: Tally
     batch: int = 0  # batches of the current epoch that are over
     perturbation: Perturbation | None = None
-    watch: Watch | None = None
+    watch: Shortening | None = None
 
     @property
     def student(self) -> nn.Module:

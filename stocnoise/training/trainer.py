@@ -15,10 +15,8 @@ from torch import nn
 from stocnoise.batches import Batch
 from stocnoise.controls import stochastic_layers
 from stocnoise.training.averaged import PASSES, refresh_statistics
-from stocnoise.training.best import keep_best
 from stocnoise.training.borrowed import kept_in_eval
 from stocnoise.training.gradient import Gradient
-from stocnoise.training.guard import Watch, shortened
 from stocnoise.training.history import Epoch, History
 from stocnoise.training.progress import ProgressBar
 from stocnoise.training.randomness import Batches, seed_all, set_random_state
@@ -28,6 +26,7 @@ from stocnoise.training.step import Step
 from stocnoise.training.tally import Tally
 from stocnoise.training.trial import Trial
 from stocnoise.training.validation import Validation
+from stocnoise.training.watch import Watch, shortened
 
 _SYMBOLS = {"gamma": "γ"}  # of the schedules
 
@@ -181,7 +180,7 @@ class Trainer:
             accuracy, collapsed = self.watch.epoch_over()
             figures = replace(figures, guard_accuracy=accuracy, collapsed=collapsed)
         run.history.append(figures)
-        keep_best(run.history, self.model)
+        run.history.keep_best(self.model)
         run.epoch += 1
         state.batch = 0
         state.tally = Tally(self.accelerator.device)

@@ -10,7 +10,7 @@ from torch import nn
 
 import stocnoise
 from stocnoise import PGD
-from stocnoise.attacks.base import attack_mode
+from stocnoise.attacks.modes import attack_mode
 
 X, Y = (t[:32] for t in digits()[2:])
 ATTACK = PGD(eps=0.1, steps=2, eot=2)

@@ -147,6 +147,11 @@ def test_nothing_to_convert(model: nn.Module) -> None:
     assert stocnoise.find_sites(model, x) == []
 
 
+def test_where_there_are_only_gates_nobody_is_sent_for_another_example() -> None:
+    with pytest.raises(stocnoise.NothingConvertedError, match=r"nn\.LSTM and nn\.GRU compute nothing but gates"):
+        stocnoise.convert(nn.LSTM(8, 16, batch_first=True), torch.rand(2, 5, 8))
+
+
 def test_nothing_left_by_the_filters_says_what_there_was() -> None:
     with pytest.raises(stocnoise.NothingConvertedError) as caught:
         stocnoise.convert(nn.Sequential(Small(), nn.Sigmoid()), X, exclude="*")

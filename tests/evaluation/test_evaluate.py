@@ -6,12 +6,12 @@ import math
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from attacks_models import SmallNet, accuracy, digits, trained
 from patience import HANG
+from processes import LAUNCH, TESTS
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -360,9 +360,8 @@ def test_several_processes_share_the_work_and_agree(tmp_path):
             """
         )
     )
-    tests = str(Path(__file__).resolve().parents[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
-    subprocess.run([*command, str(script), tests, str(tmp_path)], check=True, timeout=HANG, capture_output=True)
+    command = [*LAUNCH, "--nproc-per-node=2", str(script), str(TESTS), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=HANG, capture_output=True)
     with contextlib.ExitStack() as stack:
         first, second, shared = (
             json.load(stack.enter_context((tmp_path / f"{name}.json").open())) for name in ("0", "1", "shared")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from attacks_models import digits, trained
-from patience import HANG
+from processes import alone_and_in_two
 from torch import Tensor, nn
 
 import stocnoise
@@ -212,38 +209,8 @@ def test_the_page_quotes_the_measured_table():
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path):
-    script = tmp_path / "job.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            sys.path[:0] = [sys.argv[1], sys.argv[1] + "/evaluation"]
-            import torch
-            from test_queries import BATCHES, FAST
-            from attacks_models import noisy_net, digits
-            import stocnoise
-            torch.manual_seed(0)
-            model = noisy_net()
-            stocnoise.calibrate(model, [digits()[0][:64]])
-            torch.distributed.init_process_group("gloo")
-            rank = torch.distributed.get_rank()
-            report = stocnoise.evaluate(model.eval(), BATCHES, "square", 0.1, queries=[10, 40], **FAST)
-            report.save(f"{sys.argv[2]}/{rank}.json")
-            torch.distributed.destroy_process_group()
-            """
-        )
-    )
-    tests = str(Path(__file__).resolve().parents[1])
-    for processes in (1, 2):
-        (tmp_path / str(processes)).mkdir()
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-        command += ["--master-port=29533", str(script), tests, str(tmp_path / str(processes))]
-        subprocess.run(command, check=True, timeout=HANG, capture_output=True)
-    found = [json.loads((tmp_path / name).read_text()) for name in ("1/0.json", "2/0.json", "2/1.json")]
-    for report in found:
-        for entry in report["attacks"]:
-            entry.pop("seconds")
-    assert found[0] == found[1] == found[2] and len(found[0]["attacks"]) == 4
+    alone, first, second = alone_and_in_two(tmp_path, "test_queries", 'BATCHES, "square", 0.1, queries=[10, 40]')
+    assert alone == first == second and len(alone["attacks"]) == 4
 
 
 def test_without_queries_square_is_an_attack_like_others():

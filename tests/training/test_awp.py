@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import training_models as tiny
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from process_group import Interrupt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -337,15 +338,6 @@ def test_warmup_comes_before() -> None:
         run(model, tiny.loader(), epochs=epochs, awp=AWP(GAMMA, warmup=2), gamma=None)
         run(without := tiny.student(), tiny.loader(), epochs=epochs, awp=None, gamma=None)
         assert tiny.same(model.state_dict(), without.state_dict()) == same
-
-
-class Interrupt(stocnoise.Callback):
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def on_step_end(self, run: Any) -> None:
-        if run.step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"precision": "bf16"}, {"objective": "trades"}], ids=str)

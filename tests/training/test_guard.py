@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import training_models as tiny
+from process_group import Interrupt
 from torch import Tensor, nn
 
 import stocnoise
@@ -16,8 +17,8 @@ from stocnoise import AWP, CheckpointError, Guard, Step
 from stocnoise.attacks import BIM, CW, PGD
 from stocnoise.attacks.modes import attack_mode
 from stocnoise.training.checkpoints import Checkpoints, read, write
-from stocnoise.training.guard import shortened
 from stocnoise.training.objectives import at
+from stocnoise.training.watch import shortened
 
 EPOCHS = 4
 
@@ -183,15 +184,6 @@ def test_after_the_last_collapse_it_stops_with_good_weights(tmp_path: Path) -> N
     settings: dict[str, Any] = {"epochs": 8, "guard": Guard(held(), limit=2), "checkpoint_dir": tmp_path}
     assert run(again, Destroy(), Notes(), resume=True, **settings).to_dict() == history.to_dict()
     assert tiny.same(again.state_dict(), model.state_dict())
-
-
-class Interrupt(stocnoise.Callback):
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def on_step_end(self, run: Any) -> None:
-        if run.step == self.step:
-            raise KeyboardInterrupt
 
 
 @collapses

@@ -30,6 +30,7 @@ UNCHECKED = {
     "Averaged.__call__.step": _CALLED,
     "Learn2Perturb.__call__.step": _CALLED,
     "Guided.check.*": "called by finetune before its first step, on what it has checked",
+    "History.keep_best.model": "called by finetune after each epoch",
     "Guard.batch": "what finetune's `batch=` reads; its rows try it",
     "PGD.shortened.share": "called by finetune after a collapse, with a power of one half",
     "attacks.BallAttack.scaled.share": "called by EpsSchedule, which has checked it",
