@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, note, seed, settings
 from torch import Tensor, nn
 
 import stocnoise
-from tests.conversion.random_trees import CHANNELS, ByMode, Case, Dropped, Tree, WrittenOut, cases, trees
+from tests.conversion.random_blocks import CHANNELS, ByMode, Dropped, WrittenOut
+from tests.conversion.random_trees import Case, Tree, cases, trees
 from tests.conversion_checks import activation_calls, assert_noisy, assert_same_function, layers
 
 X = torch.randn(2, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))
