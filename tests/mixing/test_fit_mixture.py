@@ -172,7 +172,7 @@ def test_a_class_at_every_pixel():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"max_loss": -0.1}, "max_loss must be"),
+        ({"max_loss": -0.1}, r"max_loss must lie in \[0, 1\], not -0.1"),
         ({"weights": (0.3,)}, r"weight must lie in \[0.5, 1\), not 0.3"),
         ({"scales": ()}, "must hold a value each"),
         ({"temperatures": (0.0,)}, "temperature must be"),
