@@ -149,7 +149,7 @@ def compare(x: Tensor, channel_dim: int, activation: str, step: str, first: bool
             with torch.set_grad_enabled(step == "backward"):
                 median, low, high = timed(call, slow=first or name in ("eager", "compiled"))
         except Exception as error:  # out of memory, a failed compilation: the others go on
-            print(f"{name}, {step}, {tuple(x.shape)}, {x.dtype}: {error!r}", file=sys.stderr)
+            print(f"{name}, {step}, {tuple(x.shape)}, {x.dtype}: {_cause(error)!r:.200}", file=sys.stderr)
             continue
         bandwidth = tensors * x.numel() * x.element_size() / median / 1e6
         copy = bandwidth if name == "clone" else copy
@@ -161,6 +161,11 @@ def compare(x: Tensor, channel_dim: int, activation: str, step: str, first: bool
             "gb_s": round(bandwidth, 1),
             "of_copy": round(100 * bandwidth / copy, 1) if copy else None,
         }
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What it began with: Triton's own errors hold the whole source of the kernel."""
+    return error if error.__cause__ is None else _cause(error.__cause__)
 
 
 def host_overhead(calls: int = 500) -> Iterator[dict[str, Any]]:

@@ -150,7 +150,7 @@ def columns_forward(
     FAST: tl.constexpr,
 ):
     """y = h(x + noise), and the statistics of x. Grid: (⌈W / BN⌉, parts of R)."""
-    PIECE: tl.constexpr = piece_of(x_ptr)
+    PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
     r_first = tl.program_id(1) * r_each
     r_last = tl.minimum(r_first + r_each, R)
     j, end, element_end = _columns(numel, W, r_last, BN)
@@ -211,7 +211,7 @@ def columns_backward(
     FAST: tl.constexpr,
 ):
     """dx = grad · h′(x + noise), the noise drawn again. Arguments and grid as in `columns_forward`."""
-    PIECE: tl.constexpr = piece_of(x_ptr)
+    PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
     r_first = tl.program_id(1) * r_each
     r_last = tl.minimum(r_first + r_each, R)
     j, end, _ = _columns(numel, W, r_last, BN)

@@ -39,10 +39,10 @@ def _normals_of_elements(seed, index, FAST: tl.constexpr):
     return tl.where(lane % 2 == 0, cosine, sine)
 
 
-@triton.jit
-def piece_of(ptr) -> tl.constexpr:
+@triton.constexpr_function
+def piece_of(dtype):
     """Elements of one 128-bit vector: so many of a group's normals one thread is to hold."""
-    return tl.constexpr(128 // ptr.dtype.element_ty.primitive_bitwidth)
+    return 128 // dtype.primitive_bitwidth
 
 
 @triton.jit

@@ -103,7 +103,7 @@ def rows_forward(
     FAST: tl.constexpr,
 ):
     """y = h(x + noise), and the statistics of x. Grid: (⌈C / KC⌉, parts of N, parts of a row)."""
-    PIECE: tl.constexpr = piece_of(x_ptr)
+    PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
     c = tl.program_id(0) * KC + tl.arange(0, KC)
     n_first = tl.program_id(1) * n_each
     n_last = tl.minimum(n_first + n_each, N)
@@ -183,7 +183,7 @@ def rows_backward(
     FAST: tl.constexpr,
 ):
     """dx = grad · h′(x + noise), the noise drawn again. Arguments and grid as in `rows_forward`."""
-    PIECE: tl.constexpr = piece_of(x_ptr)
+    PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
     c = tl.program_id(0) * KC + tl.arange(0, KC)
     n_first = tl.program_id(1) * n_each
     n_last = tl.minimum(n_first + n_each, N)

@@ -80,8 +80,7 @@ from stocnoise.training import (
     finetune,
     parameter_groups,
 )
-
-__version__ = "0.1.0"
+from stocnoise.version import __version__ as __version__
 
 __all__ = [
     "APGD",

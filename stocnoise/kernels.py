@@ -9,8 +9,9 @@ memory holds x in pieces of eight elements.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from stocnoise.kernels.layout import strides_in_row, walk_of
 from stocnoise.kernels.moments import merge_parts, move_sigma
 from stocnoise.kernels.pointwise import pointwise_backward
 from stocnoise.kernels.rows import rows_backward, rows_forward
+from stocnoise.kernels.start import Start, start
 
 __all__ = ["backward", "backward_from_output", "forward", "update_sigma"]
 
@@ -42,26 +44,96 @@ def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _launch(result: Tensor, channel_dim: int) -> Launch:
-    return plan(
-        tuple(result.shape),
-        result.stride(),
-        channel_dim,
-        fast=result.is_cuda and torch.version.hip is None,
-        tile=TILE if result.is_cuda else INTERPRETED_TILE,
-    )
+Numbers = tuple[int, ...]
 
 
-def _walk(result: Tensor, source: Tensor) -> tuple[Any, ...]:
-    return walk_of(tuple(result.shape), source.stride(), result.stride())
+class _Forward(NamedTuple):
+    main: Start
+    family: str
+    parts: int
+    merge: Start
 
 
-def _noise_walk(result: Tensor, shared: bool) -> tuple[Any, ...]:
-    """Noise is counted along the memory of the result, if shared along that of a single row."""
-    if not shared:
-        return ()
-    shape, strides = tuple(result.shape), result.stride()
-    return walk_of(shape, strides_in_row(shape, strides), strides)
+class _Tensor(NamedTuple):
+    """What a launch depends on of the tensor it writes; `device` is −1 on a CPU."""
+
+    shape: Numbers
+    strides: Numbers
+    device: int
+
+    def launch(self, channel_dim: int, statistics: bool, tile: int) -> Launch:
+        fast = self.device >= 0 and torch.version.hip is None
+        return plan(self.shape, self.strides, channel_dim, statistics=statistics, fast=fast, tile=tile)
+
+    def walk(self, strides: Numbers) -> tuple[Any, ...]:
+        """To a tensor of the same shape and these strides."""
+        return walk_of(self.shape, strides, self.strides)
+
+    def noise_walk(self, shared: bool) -> tuple[Any, ...]:
+        """Noise is counted along the memory of the result, if shared along that of a single row."""
+        return self.walk(strides_in_row(self.shape, self.strides)) if shared else ()
+
+
+def _written(result: Tensor) -> _Tensor:
+    return _Tensor(result.shape, result.stride(), result.get_device())
+
+
+def _tile(x: Tensor) -> int:
+    return TILE if x.is_cuda else INTERPRETED_TILE
+
+
+# Each holds what Triton has compiled, so its arguments are all that this depends on, the types of the tensors too.
+
+
+@lru_cache(maxsize=4096)
+def _forward(
+    y: _Tensor, strides: Numbers, types: tuple[torch.dtype, ...], operation: Operation, statistics: bool, tile: int
+) -> _Forward:
+    launch = y.launch(operation.channel_dim, statistics, tile)
+    kernel = rows_forward if launch.family == "rows" else columns_forward
+    named = {
+        "walk": y.walk(strides),
+        "noise_walk": y.noise_walk(operation.shared),
+        "slope": operation.activation.slope,
+        "ACTIVATION": operation.activation.name,
+        "STATISTICS": statistics,
+    }
+    main = start(kernel, launch.grid, named | launch.arguments | launch.forward_arguments)
+    channels = y.shape[operation.channel_dim]
+    # Not by the number of parts, which follows the batch size: that would compile again.
+    block_c, block_q = (8, 256) if y.device >= 0 else (64, 1024)
+    sizes = {"C": channels, "Q": launch.parts, "BLOCK_C": block_c, "BLOCK_Q": block_q}
+    merge = start(merge_parts, (triton.cdiv(channels, block_c),), sizes | {"num_warps": 8, "enable_fp_fusion": True})
+    return _Forward(main, launch.family, launch.parts if statistics else 0, merge)
+
+
+@lru_cache(maxsize=4096)
+def _backward(
+    dx: _Tensor, grad: Numbers, strides: Numbers, types: tuple[torch.dtype, ...], operation: Operation, tile: int
+) -> tuple[Start, str]:
+    launch = dx.launch(operation.channel_dim, False, tile)
+    kernel = rows_backward if launch.family == "rows" else columns_backward
+    named = {
+        "grad_walk": dx.walk(grad),
+        "walk": dx.walk(strides),
+        "noise_walk": dx.noise_walk(operation.shared),
+        "slope": operation.activation.slope,
+        "ACTIVATION": operation.activation.name,
+    }
+    return start(kernel, launch.grid, named | launch.arguments), launch.family
+
+
+@lru_cache(maxsize=4096)
+def _pointwise(numel: int, types: tuple[torch.dtype, ...], device: int, activation: Activation, tile: int) -> Start:
+    launch = plan_pointwise(numel, tile)
+    named = {"slope": activation.slope, "ACTIVATION": activation.name}
+    return start(pointwise_backward, launch.grid, named | launch.arguments)
+
+
+@lru_cache(maxsize=4096)
+def _move(channels: int, parts: int, device: int, alpha: float) -> Start:
+    named = {"C": channels, "W": parts, "alpha": alpha, "BLOCK": min(1024, triton.next_power_of_2(channels))}
+    return start(move_sigma, (1,), named | {"enable_fp_fusion": True})
 
 
 def forward(
@@ -69,44 +141,19 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `stocnoise.aten.forward`."""
     y = torch.empty_like(x)
-    channels = x.shape[operation.channel_dim]
+    channels = x.shape[operation.channel_dim] if statistics else 0
     if x.numel() == 0:
-        return y, torch.zeros(3, channels if statistics else 0, device=x.device), gamma.sqrt() * sigma
-    launch = _launch(y, operation.channel_dim)
+        return y, torch.zeros(3, channels, device=x.device), gamma.sqrt() * sigma
+    types = (x.dtype, sigma.dtype, gamma.dtype)
+    launch = _forward(_written(y), x.stride(), types, operation, statistics, _tile(x))
     scale = torch.empty_like(sigma)
-    parts = torch.empty(4, launch.parts if statistics else 0, channels, device=x.device)
-    moments = torch.empty(3, channels if statistics else 0, device=x.device)
+    moments = torch.empty(3, channels, device=x.device)
+    parts = torch.empty(4, launch.parts, channels, device=x.device) if statistics else moments
     kernel = rows_forward if launch.family == "rows" else columns_forward
     with _on_device_of(x):
-        kernel[launch.grid](
-            x,
-            y,
-            parts,
-            scale,
-            sigma,
-            gamma,
-            seed,
-            walk=_walk(y, x),
-            noise_walk=_noise_walk(y, operation.shared),
-            slope=operation.activation.slope,
-            ACTIVATION=operation.activation.name,
-            STATISTICS=statistics,
-            **launch.arguments,
-            **launch.forward_arguments,
-        )
+        launch.main(kernel, x, y, parts, scale, sigma, gamma, seed)
         if statistics:
-            # Not by the number of parts, which follows the batch size: that would compile again.
-            block_c, block_q = (8, 256) if x.is_cuda else (64, 1024)
-            merge_parts[(triton.cdiv(channels, block_c),)](
-                parts,
-                moments,
-                channels,
-                launch.parts,
-                BLOCK_C=block_c,
-                BLOCK_Q=block_q,
-                num_warps=8,
-                enable_fp_fusion=True,
-            )
+            launch.merge(merge_parts, parts, moments)
     return y, moments, scale
 
 
@@ -115,22 +162,10 @@ def backward(grad: Tensor, x: Tensor, scale: Tensor, seed: Tensor, operation: Op
     dx = torch.empty_like(x)
     if x.numel() == 0:
         return dx
-    launch = _launch(dx, operation.channel_dim)
-    kernel = rows_backward if launch.family == "rows" else columns_backward
+    types = (grad.dtype, x.dtype, scale.dtype)
+    launch, family = _backward(_written(dx), grad.stride(), x.stride(), types, operation, _tile(x))
     with _on_device_of(x):
-        kernel[launch.grid](
-            grad,
-            x,
-            dx,
-            scale,
-            seed,
-            grad_walk=_walk(dx, grad),
-            walk=_walk(dx, x),
-            noise_walk=_noise_walk(dx, operation.shared),
-            slope=operation.activation.slope,
-            ACTIVATION=operation.activation.name,
-            **launch.arguments,
-        )
+        launch(rows_backward if family == "rows" else columns_backward, grad, x, dx, scale, seed)
     return dx
 
 
@@ -139,26 +174,15 @@ def backward_from_output(grad: Tensor, y: Tensor, activation: Activation) -> Ten
     if grad.stride() != y.stride() or y.numel() == 0:
         return aten.backward_from_output(grad, y, activation)  # reads any strides
     dx = torch.empty_like(y)
-    launch = plan_pointwise(y.numel(), TILE if y.is_cuda else INTERPRETED_TILE)
+    launch = _pointwise(y.numel(), (grad.dtype, y.dtype), y.get_device(), activation, _tile(y))
     with _on_device_of(y):
-        pointwise_backward[launch.grid](
-            grad, y, dx, slope=activation.slope, ACTIVATION=activation.name, **launch.arguments
-        )
+        launch(pointwise_backward, grad, y, dx)
     return dx
 
 
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
     """See `stocnoise.aten.update_sigma`."""
     parts, _, channels = moments.shape
+    launch = _move(channels, parts, sigma.get_device(), alpha)
     with _on_device_of(sigma):
-        move_sigma[(1,)](
-            sigma,
-            before,
-            batches,
-            moments.contiguous(),
-            channels,
-            parts,
-            alpha,
-            BLOCK=min(1024, triton.next_power_of_2(channels)),
-            enable_fp_fusion=True,
-        )
+        launch(move_sigma, sigma, before, batches, moments.contiguous())

@@ -233,7 +233,8 @@ def apply(
     """`stoc_act`, wherever it is called."""
     way = _operator
     if _unobserved(x, sigma, gamma, seed):
-        way = _Direct.apply
+        derived = torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
+        way = _Direct.apply if derived else implementation(x).forward
     elif not torch.compiler.is_compiling() and transformed():
         way = _Transformed.apply
     return way(x, sigma, gamma, seed, operation, statistics)

@@ -31,7 +31,7 @@ LAYERS = [
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "state_dicts"},
     {"input_noise", "threads", "architectures", "markup"},
     {"checks"},
-    {"errors", "undo"},
+    {"errors", "undo", "version"},
 ]
 
 

@@ -21,6 +21,8 @@ from stocnoise.storage import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_HEAD = ["L2 radius", "certified accuracy %"]
+
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
@@ -123,7 +125,10 @@ class Certificate:
         check_path("path", path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as temporary:
-            temporary.write_text(page(self.model, str(self), self.curve()), encoding="utf-8")
+            told = page(
+                self.model, " · ".join(self._summary()), self.warnings, _HEAD, self._rows(), self._terms(), self.curve()
+            )
+            temporary.write_text(told, encoding="utf-8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON; a reader never sees half of it."""
@@ -140,21 +145,26 @@ class Certificate:
         check_path("path", path)
         return cls(Record.read(Path(path)))
 
-    def __str__(self) -> str:
+    def _summary(self) -> list[str]:
+        return [
+            f"{len(self.rows)} inputs, noise on the input σ = {self.settings['sigma']:g}",
+            f"average certified radius {self.average_radius:.3f}, abstained {100 * self.abstained:.1f} %",
+        ]
+
+    def _rows(self) -> list[list[str]]:
+        return [[f"{r:.4g}", percent(self.rate(r))] for r in self.asked_radii()]
+
+    def _terms(self) -> str:
         settings = self.settings
         at = "" if settings["at"] is None else f", stopped when it is known whether {settings['at']:g} is reached"
-        lines = [
-            f"{self.model}: {len(self.rows)} inputs, noise on the input σ = {settings['sigma']:g}",
-            f"average certified radius {self.average_radius:.3f}, abstained {100 * self.abstained:.1f} %",
-            "",
-            *table(
-                ["L2 radius", "certified accuracy %"],
-                [[f"{r:.4g}", percent(self.rate(r))] for r in self.asked_radii()],
-            ),
-            "",
+        return (
             f"Class by {settings['n0']} draws, bound by up to {settings['n']} (mean "
             f"{self.draws.double().mean():.0f}){at}; each "
-            f"certificate holds with probability {1 - settings['alpha']:g}. In brackets 95 % over inputs.",
-        ]
-        lines += [f"  ! {warning}" for warning in self.warnings]
-        return "\n".join(lines)
+            f"certificate holds with probability {1 - settings['alpha']:g}. In brackets 95 % over inputs."
+        )
+
+    def __str__(self) -> str:
+        first, second = self._summary()
+        warnings = [f"  ! {warning}" for warning in self.warnings]
+        figures = table(_HEAD, self._rows())
+        return "\n".join([f"{self.model}: {first}", second, "", *figures, "", self._terms(), *warnings])

@@ -1,21 +1,36 @@
-"""A certificate as one HTML page that needs nothing else."""
+"""A certificate as one HTML page that needs nothing else, in the style of a report's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
+from stocnoise.evaluation.page_style import STYLE
+from stocnoise.markup import html_table
+
 _WIDTH, _HEIGHT, _MARGIN = 560, 300, 40
 
 
-def page(title: str, text: str, curve: Sequence[tuple[float, float]]) -> str:
-    """HTML with the text as it is printed, and the curve (radius, certified accuracy) as SVG."""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}: certificate</title>
-<style>body {{ font: 15px sans-serif; max-width: 46em; margin: 2em auto }} pre {{ overflow-x: auto }}</style></head>
-<body><h1>{escape(title)}</h1>
+def page(
+    title: str,
+    summary: str,
+    warnings: Sequence[str],
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    note: str,
+    curve: Sequence[tuple[float, float]],
+) -> str:
+    """Warnings first, then the accuracy at each radius, its curve (radius, accuracy) as SVG, and the terms."""
+    told = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    said = f'<section class="warnings"><h2>Warnings</h2><ul>{told}</ul></section>' if told else "<p>No warnings.</p>"
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{escape(title)}: certificate</title><style>{STYLE}</style></head>
+<body><header><h1>{escape(title)}</h1><p class="big">{escape(summary)}</p></header>
+<main>{said}
+<h2>Certified accuracy</h2><div class="scroll">{html_table(head, rows)}</div>
 {_svg(curve)}
-<pre>{escape(text)}</pre>
+<p class="soft">{escape(note)}</p></main>
 </body></html>
 """
 
@@ -37,9 +52,9 @@ def _svg(curve: Sequence[tuple[float, float]]) -> str:
     corner, top, end = point(0, 0), point(0, 1), point(furthest, 0)
     (x0, y0), (_, y1), (x1, _) = (place.split(",") for place in (corner, top, end))
     return f"""<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="certified accuracy against radius">
-<polyline points="{top} {corner} {end}" fill="none" stroke="#888"/>
-<polyline points="{" ".join(points)}" fill="none" stroke="#06c" stroke-width="2"/>
-<g font-size="12" fill="#444"><text x="{x0}" y="{float(y1) - 8}">certified accuracy</text>
+<polyline class="grid" points="{top} {corner} {end}" fill="none"/>
+<polyline class="curve" style="--c:var(--c0)" points="{" ".join(points)}"/>
+<g><text x="{x0}" y="{float(y1) - 8}">certified accuracy</text>
 <text x="{float(x0) - 34}" y="{float(y1) + 4}">100 %</text><text x="{float(x0) - 12}" y="{float(y0) + 14}">0</text>
 <text x="{x1}" y="{float(y0) + 14}" text-anchor="end">L2 radius {furthest:.3g}</text></g>
 </svg>"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from stocnoise.evaluation.rates import (
 from stocnoise.evaluation.scoring import Score
 from stocnoise.evaluation.stages import converged, figures
 from stocnoise.evaluation.trials import Key, Tally
+from stocnoise.version import __version__
 
 
 @dataclass
@@ -204,7 +204,7 @@ def settings(batches: Sequence[BatchResult], device: torch.device, **given: Any)
         **given,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "versions": {
-            "stocnoise": version("stocnoise"),
+            "stocnoise": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

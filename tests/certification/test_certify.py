@@ -133,6 +133,8 @@ def test_a_student_that_is_random_inside_and_its_report(tmp_path: Path) -> None:
     found.to_html(tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     assert "digits &lt;net&gt;" in html and "<polyline" in html and "http" not in html
+    assert "prefers-color-scheme:dark" in html and html.count("<tr>") == 1 + len(found.asked_radii())
+    assert html.index("No warnings.") < html.index("<table>")
     found.plot(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
     found.save(tmp_path / "c.json")

@@ -51,7 +51,7 @@ def test_what_is_left_when_it_is_cut_off() -> None:
     """After each part the summary says what was found, and what was not yet run."""
     start = dict.fromkeys(("run", "device", "commit", "torch", "triton", "processors", "capability"), "x")
     planned = gpu.parts(False, True, Path("results"))
-    assert [part.name for part in planned[:3]] == ["correctness", "relu and ours", "training step"]
+    assert [part.name for part in planned[:3]] == ["correctness", "relu and ours", "time on the gpu"]
     assert sum(part.minutes for part in planned) <= 25
     done = [gpu.Outcome(planned[0], "FAILED (1), 0.4 min", ["FAILED test_stream"], {"clocks.sm": "1980 MHz"})]
     text = gpu.summary({**start, "clocks": {"clocks.max.sm": "1980 MHz"}}, done, planned)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import training_models as tiny
-from torch import nn
+from torch import Tensor, nn
 
 import stocnoise
 from stocnoise import Callback, NonFiniteError
@@ -33,49 +33,66 @@ def on_a_cpu(**settings: Any) -> nn.Sequential:
     try:
         return trained(accelerator=Accelerator(cpu=True), **settings)
     finally:
-        AcceleratorState._reset_state()
+        AcceleratorState._reset_state(reset_partial_state=True)  # else the next run is on a CPU too
         torch.cuda.empty_cache()
 
 
+@pytest.fixture(autouse=True)
+def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's default for float32 keeps ten bits of what it multiplies; a CPU keeps them all."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+# How far the way that the weights took may turn away from that of the run on a CPU, as a cosine. On a CPU bf16 turns it
+# to .9973, another order of images to .9695; fp16 leaves out steps besides, until its loss scale fits.
+FP32, BF16, FP16 = 0.9999, 0.99, 0.95
+
+
+def assert_as_on_a_cpu(found: dict[str, Tensor], expected: dict[str, Tensor], cosine: float) -> None:
+    begun = tiny.student(gamma=0.0)
+    names = [name for name, _ in begun.named_parameters()]
+    ways = [torch.cat([(end[n].cpu() - begun.state_dict()[n]).flatten() for n in names]) for end in (found, expected)]
+    assert torch.cosine_similarity(*ways, dim=0).item() > cosine
+    for name in ("2.sigma", "5.sigma"):
+        torch.testing.assert_close(found[name].cpu(), expected[name], rtol=0.03, atol=0, msg=lambda m: f"{name}: {m}")  # noqa: B023
+
+
 @pytest.mark.parametrize(
-    ("settings", "tolerance"),
+    ("settings", "cosine"),
     [
-        ({}, 5e-3),
-        ({"channels_last": True}, 5e-3),
-        ({"precision": "bf16"}, 3e-2),
-        ({"precision": "fp16"}, 3e-2),
-        ({"precision": "bf16", "channels_last": True}, 3e-2),
-        pytest.param({"compile": True}, 5e-3, marks=pytest.mark.slow),
-        pytest.param({"compile": True, "precision": "bf16", "channels_last": True}, 3e-2, marks=pytest.mark.slow),
+        ({}, FP32),
+        ({"channels_last": True}, FP32),
+        ({"precision": "bf16"}, BF16),
+        ({"precision": "fp16"}, FP16),
+        ({"precision": "bf16", "channels_last": True}, BF16),
+        pytest.param({"compile": True}, FP32, marks=pytest.mark.slow),
+        pytest.param({"compile": True, "precision": "bf16", "channels_last": True}, BF16, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_sigma_and_weights_are_those_of_a_run_on_a_cpu(settings: dict[str, Any], tolerance: float) -> None:
+def test_sigma_and_weights_are_those_of_a_run_on_a_cpu(settings: dict[str, Any], cosine: float) -> None:
     expected, found = on_a_cpu().state_dict(), trained(**settings)
     assert all(tensor.is_cuda for tensor in found.state_dict().values())
-    for name, value in found.state_dict().items():
-        torch.testing.assert_close(value.cpu(), expected[name], rtol=tolerance, atol=tolerance, msg=name)
+    assert_as_on_a_cpu(found.state_dict(), expected, cosine)
     assert all(layer.sigma.dtype == torch.float32 for _, layer in stocnoise.stochastic_layers(found))
 
 
 @pytest.mark.parametrize("on", ["logits", "features"])
 @pytest.mark.parametrize(
-    ("settings", "tolerance"),
+    ("settings", "cosine"),
     [
-        ({}, 5e-3),
-        ({"precision": "bf16"}, 3e-2),
-        ({"precision": "fp16"}, 3e-2),
-        pytest.param({"compile": True}, 5e-3, marks=pytest.mark.slow),
+        ({}, FP32),
+        ({"precision": "bf16"}, BF16),
+        ({"precision": "fp16"}, FP16),
+        pytest.param({"compile": True}, FP32, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_a_teacher_guides_as_on_a_cpu_and_stays_there(on: Any, settings: dict[str, Any], tolerance: float) -> None:
+def test_a_teacher_guides_as_on_a_cpu_and_stays_there(on: Any, settings: dict[str, Any], cosine: float) -> None:
     teacher = tiny.student(lambda channels, activation, **_: nn.ReLU(), seed=1)
     guide: dict[str, Any] = {"objective": stocnoise.Guided(teacher, 0.1, on=on, objective="clean")}
     expected = on_a_cpu(**guide).state_dict()
-    found = trained(**guide, **settings).state_dict()
-    for name, value in found.items():
-        torch.testing.assert_close(value.cpu(), expected[name], rtol=tolerance, atol=tolerance, msg=name)
+    assert_as_on_a_cpu(trained(**guide, **settings).state_dict(), expected, cosine)
     assert all(not tensor.is_cuda for tensor in teacher.state_dict().values())
 
 

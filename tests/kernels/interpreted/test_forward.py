@@ -208,6 +208,8 @@ def test_what_is_read_where_it_lies(name: str, activation: str, monkeypatch: pyt
         kernel = getattr(kernels, kernel_name)
 
         class Spy:
+            arg_names = kernel.arg_names
+
             def __getitem__(self, grid: tuple[int, ...], kernel: Any = kernel) -> Callable[..., Any]:
                 def launch(*args: Any, **options: Any) -> None:
                     inputs = kernel.arg_names.index("dx_ptr") if "dx_ptr" in kernel.arg_names else 1
