@@ -256,7 +256,7 @@ def _vit_pytorch() -> Entries:
     )
     yield from on(
         clips,
-        vivit.ViT,
+        vivit.ViViT,
         image_size=32,
         frames=4,
         image_patch_size=8,
@@ -357,11 +357,14 @@ def _lightly() -> Entries:
         DINOProjectionHead,
         SimCLRProjectionHead,
         SwaVProjectionHead,
-        VICRegProjectionHead,
     )
+    from lightly.models.modules.heads import VICRegProjectionHead
 
-    x = torch.randn(4, 32)
-    yield from on(x, BarlowTwinsProjectionHead, BYOLProjectionHead, SimCLRProjectionHead, VICRegProjectionHead)
+    x, dims = torch.randn(4, 32), {"input_dim": 32, "hidden_dim": 64, "output_dim": 16}
+    yield from on(x, BarlowTwinsProjectionHead, **dims)
+    yield from on(x, BYOLProjectionHead, **dims)
+    yield from on(x, SimCLRProjectionHead, **dims)
+    yield from on(x, VICRegProjectionHead, **dims)
     yield entry("resnet-9", image(32), ResNetGenerator, "resnet-9")
     yield entry("resnet-18", image(32), ResNetGenerator, "resnet-18")
     for cls, sizes in ((DINOProjectionHead, (32, 64, 16, 24)), (SwaVProjectionHead, (32, 64, 16))):
