@@ -17,8 +17,9 @@ ALIGNED = 16
 
 @dataclass(slots=True, eq=False)
 class Start:
-    """One launch, its tensors excepted, on one device and for tensors of certain types."""
+    """One launch of a kernel, its tensors excepted, on one device and for tensors of certain types."""
 
+    kernel: Any
     grid: tuple[int, int, int]
     others: tuple[Any, ...]
     """The kernel's arguments after its tensors, in order."""
@@ -27,7 +28,7 @@ class Start:
     compiled: Any = None
     """What Triton made of the kernel for aligned tensors; the interpreter makes nothing."""
 
-    def __call__(self, kernel: Any, *tensors: Any) -> None:
+    def __call__(self, *tensors: Any) -> None:
         """Launch on the current device and stream."""
         aligned = True
         for tensor in tensors:
@@ -35,7 +36,7 @@ class Start:
         if aligned and self.compiled is not None:
             self.compiled[self.grid](*tensors, *self.others)
             return
-        compiled = kernel[self.grid](*tensors, *self.others, **self.options)
+        compiled = self.kernel[self.grid](*tensors, *self.others, **self.options)
         if aligned:
             self.compiled = compiled
 
@@ -46,4 +47,4 @@ def start(kernel: Any, grid: tuple[int, ...], named: dict[str, Any]) -> Start:
     others = tuple(named[name] for name in order)
     options = {name: value for name, value in named.items() if name not in order}
     whole = (*grid, 1, 1)
-    return Start((whole[0], whole[1], whole[2]), others, options)
+    return Start(kernel, (whole[0], whole[1], whole[2]), others, options)

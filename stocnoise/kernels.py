@@ -32,7 +32,7 @@ from stocnoise.kernels.pointwise import pointwise_backward
 from stocnoise.kernels.rows import rows_backward, rows_forward
 from stocnoise.kernels.start import Start, start
 
-__all__ = ["backward", "backward_from_output", "forward", "update_sigma"]
+__all__ = ["backward", "backward_from_output", "forget", "forward", "update_sigma"]
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[object]:
@@ -49,7 +49,6 @@ Numbers = tuple[int, ...]
 
 class _Forward(NamedTuple):
     main: Start
-    family: str
     parts: int
     merge: Start
 
@@ -82,7 +81,7 @@ def _tile(x: Tensor) -> int:
     return TILE if x.is_cuda else INTERPRETED_TILE
 
 
-# Each holds what Triton has compiled, so its arguments are all that this depends on, the types of the tensors too.
+# Each result holds what Triton has compiled, so the arguments are all that this depends on, the tensors' types too.
 
 
 @lru_cache(maxsize=4096)
@@ -104,13 +103,13 @@ def _forward(
     block_c, block_q = (8, 256) if y.device >= 0 else (64, 1024)
     sizes = {"C": channels, "Q": launch.parts, "BLOCK_C": block_c, "BLOCK_Q": block_q}
     merge = start(merge_parts, (triton.cdiv(channels, block_c),), sizes | {"num_warps": 8, "enable_fp_fusion": True})
-    return _Forward(main, launch.family, launch.parts if statistics else 0, merge)
+    return _Forward(main, launch.parts, merge)
 
 
 @lru_cache(maxsize=4096)
 def _backward(
     dx: _Tensor, grad: Numbers, strides: Numbers, types: tuple[torch.dtype, ...], operation: Operation, tile: int
-) -> tuple[Start, str]:
+) -> Start:
     launch = dx.launch(operation.channel_dim, False, tile)
     kernel = rows_backward if launch.family == "rows" else columns_backward
     named = {
@@ -120,7 +119,7 @@ def _backward(
         "slope": operation.activation.slope,
         "ACTIVATION": operation.activation.name,
     }
-    return start(kernel, launch.grid, named | launch.arguments), launch.family
+    return start(kernel, launch.grid, named | launch.arguments)
 
 
 @lru_cache(maxsize=4096)
@@ -149,11 +148,10 @@ def forward(
     scale = torch.empty_like(sigma)
     moments = torch.empty(3, channels, device=x.device)
     parts = torch.empty(4, launch.parts, channels, device=x.device) if statistics else moments
-    kernel = rows_forward if launch.family == "rows" else columns_forward
     with _on_device_of(x):
-        launch.main(kernel, x, y, parts, scale, sigma, gamma, seed)
+        launch.main(x, y, parts, scale, sigma, gamma, seed)
         if statistics:
-            launch.merge(merge_parts, parts, moments)
+            launch.merge(parts, moments)
     return y, moments, scale
 
 
@@ -163,9 +161,9 @@ def backward(grad: Tensor, x: Tensor, scale: Tensor, seed: Tensor, operation: Op
     if x.numel() == 0:
         return dx
     types = (grad.dtype, x.dtype, scale.dtype)
-    launch, family = _backward(_written(dx), grad.stride(), x.stride(), types, operation, _tile(x))
+    launch = _backward(_written(dx), grad.stride(), x.stride(), types, operation, _tile(x))
     with _on_device_of(x):
-        launch(rows_backward if family == "rows" else columns_backward, grad, x, dx, scale, seed)
+        launch(grad, x, dx, scale, seed)
     return dx
 
 
@@ -176,7 +174,7 @@ def backward_from_output(grad: Tensor, y: Tensor, activation: Activation) -> Ten
     dx = torch.empty_like(y)
     launch = _pointwise(y.numel(), (grad.dtype, y.dtype), y.get_device(), activation, _tile(y))
     with _on_device_of(y):
-        launch(pointwise_backward, grad, y, dx)
+        launch(grad, y, dx)
     return dx
 
 
@@ -185,4 +183,10 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
     parts, _, channels = moments.shape
     launch = _move(channels, parts, sigma.get_device(), alpha)
     with _on_device_of(sigma):
-        launch(move_sigma, sigma, before, batches, moments.contiguous())
+        launch(sigma, before, batches, moments.contiguous())
+
+
+def forget() -> None:
+    """Let go of all launches, for whoever changes how they are planned, or the kernels."""
+    for launches in (_forward, _backward, _pointwise, _move):
+        launches.cache_clear()

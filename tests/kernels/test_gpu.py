@@ -122,10 +122,11 @@ def test_strides_change_no_bit_and_nothing_is_copied(name: str, channels_last: b
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_the_stream_is_the_same_for_every_tile_and_number_of_warps(
-    channels_last: bool, activation: str, monkeypatch: pytest.MonkeyPatch
+    channels_last: bool, activation: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     from stocnoise import kernels
 
+    request.addfinalizer(kernels.forget)
     x = normal((4, 64, 14, 14), channels_last).requires_grad_()
     plan, draws, gradients = kernels.plan, [], []
     for tile in (512, 2048, 4096):
@@ -136,8 +137,7 @@ def test_the_stream_is_the_same_for_every_tile_and_number_of_warps(
                 return replace(launch, arguments={**launch.arguments, "num_warps": warps})
 
             monkeypatch.setattr(kernels, "plan", planned)
-            kernels._forward.cache_clear()
-            kernels._backward.cache_clear()
+            kernels.forget()
             y = functional.stoc_act(x, *arguments(64), activation=activation)
             draws.append(y.detach())
             gradients.append(torch.autograd.grad(y.sum(), x)[0])

@@ -42,8 +42,8 @@ class Compiled:
 def test_the_second_launch_is_of_what_the_first_compiled() -> None:
     kernel, (x, y) = Kernel(), torch.zeros(2, 8)
     launch = start(kernel, (3,), {"BLOCK": 16, "n": 8, "num_warps": 4})
-    launch(kernel, x, y)
-    launch(kernel, y, x)
+    launch(x, y)
+    launch(y, x)
     assert [call[0] for call in kernel.calls] == ["search", "compiled"]
     (_, grid, given, options), (_, again, compiled, no_options) = kernel.calls
     assert grid == again == (3, 1, 1)
@@ -58,10 +58,10 @@ def test_a_tensor_that_begins_between_vectors_is_searched_for(which: int) -> Non
     odd = [x, y]
     odd[which] = torch.zeros(9)[1:]
     launch = start(kernel, (1,), {"n": 8, "BLOCK": 16})
-    launch(kernel, *odd)
-    launch(kernel, x, y)
-    launch(kernel, *odd)
-    launch(kernel, x, y)
+    launch(*odd)
+    launch(x, y)
+    launch(*odd)
+    launch(x, y)
     assert [call[0] for call in kernel.calls] == ["search", "search", "search", "compiled"]
 
 
@@ -69,6 +69,6 @@ def test_the_interpreter_compiles_nothing() -> None:
     kernel, x = Kernel(makes=False), torch.zeros(8)
     launch = start(kernel, (1, 2, 3), {"n": 8, "BLOCK": 16})
     for _ in range(2):
-        launch(kernel, x, x)
+        launch(x, x)
     assert [call[0] for call in kernel.calls] == ["search", "search"]
     assert kernel.calls[0][1] == (1, 2, 3)

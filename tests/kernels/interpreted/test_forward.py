@@ -201,8 +201,12 @@ def test_strides(name: str) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("name", STRIDED)
-def test_what_is_read_where_it_lies(name: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_where_it_lies(
+    name: str, activation: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The kernels get x and the gradient themselves, not copies."""
+    kernels.forget()
+    request.addfinalizer(kernels.forget)
     got = []
     for kernel_name in ("rows_forward", "rows_backward", "columns_forward", "columns_backward", "pointwise_backward"):
         kernel = getattr(kernels, kernel_name)
