@@ -49,7 +49,8 @@ def examine(entry: Entry) -> dict[str, Any]:
     layers = dict(stocnoise.stochastic_layers(student))
     next(iter(layers.values())).notice.given = True  # that it is uncalibrated, for which values are read
     try:
-        after = [count(copy.deepcopy(student), *_fresh(arguments), training=training) for training in (True, False)]
+        with stocnoise.fixed_noise(student, 0):  # which draws no random numbers of the model's own
+            after = [count(copy.deepcopy(student), *_fresh(arguments), training=training) for training in (True, False)]
         for mode, b, a in zip(("train", "eval"), before, after, strict=True):
             line[mode] = [b.bare, a.stochastic.total(), a.bare]
         faults = [*_miscounted(student, before, after), *(() if entry.meta else _faults(model, student, arguments))]
@@ -94,6 +95,7 @@ def _trained(student: nn.Module, arguments: Arguments) -> Iterator[str]:
     """One training step's gradients, and whether σ moved wherever a layer ran."""
     before = {name: layer.num_batches_tracked.item() for name, layer in stocnoise.stochastic_layers(student)}
     counted = count(copy.deepcopy(student), *_fresh(arguments), training=True)
+    torch.manual_seed(0)
     student.train().requires_grad_()
     args, kwargs = _fresh(arguments)
     outputs = [y for y in _tensors(student(*args, **kwargs)) if y.requires_grad and y.is_floating_point()]

@@ -199,3 +199,25 @@ def test_the_warning_of_an_uncalibrated_student_comes_once() -> None:
         student(X)
         student(X)
     assert len(caught) == 1
+
+
+def test_a_call_that_fails_and_is_made_again_in_another_way():
+    """SpeechBrain's networks try each layer with lengths first."""
+
+    class Trying(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(
+                [nn.Conv1d(3, 8, 3), nn.ReLU(), nn.BatchNorm1d(8), nn.Conv1d(8, 4, 3), nn.GELU()]
+            )
+
+        def forward(self, x):
+            for block in self.blocks:
+                try:
+                    x = block(x, lengths=None)
+                except TypeError:
+                    x = block(x)
+            return x
+
+    student = stocnoise.convert(Trying(), torch.rand(2, 3, 16), check=True)
+    assert [name for name, _ in stocnoise.stochastic_layers(student)] == ["blocks.1", "blocks.4"]

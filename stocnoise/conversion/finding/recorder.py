@@ -209,7 +209,8 @@ class Recorder(TorchFunctionMode):
     def hook(self, module: nn.Module) -> Iterator[Any]:
         """Register what this recorder has to know about `module`, a part of the model; gives the handles."""
         yield module.register_forward_pre_hook(self._enter, with_kwargs=True)
-        yield module.register_forward_hook(self._exit)
+        # Also where the call fails, which a model may catch, to call the module in another way.
+        yield module.register_forward_hook(self._exit, always_call=True)
 
     def hook_others(self) -> Iterator[Any]:
         """The same for modules that are no part of the model, such as one made while it runs."""
@@ -223,7 +224,7 @@ class Recorder(TorchFunctionMode):
                 self._exit(module, args, output)
 
         yield nn.modules.module.register_module_forward_pre_hook(enter)
-        yield nn.modules.module.register_module_forward_hook(leave)
+        yield nn.modules.module.register_module_forward_hook(leave, always_call=True)
 
     def _is_other(self, module: nn.Module) -> bool:
         return module not in self._modules and not self._deaf and threading.get_ident() == self._thread
@@ -269,9 +270,9 @@ class Recorder(TorchFunctionMode):
             running = self._running.pop()
         self._closed -= running.closed
         if isinstance(module, StochasticActivation):
-            self.record.ran.append(module)
-            self._noisy = output
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor):  # else the call failed
+                self.record.ran.append(module)
+                self._noisy = output
                 setattr(output, _NOISY, True)
         with self._not_listening():
             if running.closed:
@@ -317,7 +318,8 @@ def _why_not(x: Any) -> str | None:
         return "its input is no tensor of real numbers"
     if isinstance(x, nn.Parameter):
         return "its input is a parameter"
-    return "its input has no batch or no channels" if x.dim() < 2 else None
+    channelled = x.dim() > 1 and x.shape[channels.channel_dim(x)] > 0
+    return None if channelled else "its input has no batch or no channels"
 
 
 def _same_shape(output: Any, args: tuple[Any, ...]) -> bool:

@@ -151,3 +151,20 @@ def test_a_channels_last_tensor_is_still_nchw() -> None:
 def test_another_size_of_image_runs() -> None:
     student = stocnoise.convert(Permuted(), torch.randn(2, 6, 6, 6))
     student(torch.randn(3, 6, 9, 4))
+
+
+def test_an_activation_without_channels_is_left_alone():
+    """A squeeze to C // 24 channels of a narrow model leaves none."""
+
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu, self.gelu = nn.Conv2d(3, 8, 1), nn.ReLU(), nn.GELU()
+
+        def forward(self, x):
+            x = self.relu(self.conv(x))
+            return x + self.gelu(x[:, :0]).sum()
+
+    student = stocnoise.convert(Squeezed(), torch.rand(2, 3, 4, 4), check=True)
+    assert [name for name, _ in stocnoise.stochastic_layers(student)] == ["relu"]
+    assert "no channels" in str(stocnoise.summary(student))
