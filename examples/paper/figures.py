@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -87,27 +88,22 @@ def _transfer(results: Results, scale: Scale) -> Figure:
 
 
 def _question(results: Results, scale: Scale) -> Figure | None:
+    """AT's front and what is held against it, as one draw, average and mixture; the table has the other predictors."""
     line, held = question.rows(results, scale)
     if not line:
         return None
-    figure, ((axes,),) = _figure(1, 1, 4.2)
-    figure.set_size_inches(7, 4.4)
+    marks = {question.NO_NOISE: "o", "one draw": "o", "averaged": "s", question.MIXED: "D"}
+    held = [row for row in held if row.predictor in marks]
+    figure, ((axes,),) = _figure(1, 1)
+    figure.set_size_inches(7, 5 + 0.18 * len(held) / 2)
     accuracy, robust = (torch.tensor([[getattr(row, of) for row in line]]) for of in ("clean", "robust"))
     along = torch.linspace(min(row.clean for row in [*line, *held]), accuracy.max().item(), 200)
     front = question.front(accuracy.expand(200, -1), robust.expand(200, -1), along)
     axes.plot(along, front, color="black", label="AT's front")
-    marks = {
-        question.NO_NOISE: "o",
-        "one draw": "o",
-        "vote": "v",
-        "averaged": "s",
-        "noise off": "x",
-        question.MIXED: "D",
-    }
-    colours: dict[str, str] = {}
+    palette = colormaps["tab20"]
+    colours: dict[str, Any] = {}
     for row in [*line, *held]:
-        colour = "black" if row.gap is None else colours.setdefault(row.title, f"C{len(colours)}")
-        label = None if row.gap is None else f"{row.title}, {row.predictor}"
+        colour = "black" if row.gap is None else colours.setdefault(row.title, palette(len(colours) % 20))
         low, high = row.robust_interval
         axes.errorbar(
             row.clean,
@@ -115,15 +111,19 @@ def _question(results: Results, scale: Scale) -> Figure | None:
             yerr=[[row.robust - low], [high - row.robust]],
             color=colour,
             marker=marks[row.predictor],
-            capsize=2,
+            markersize=5,
+            elinewidth=0.7,
             linestyle="none",
-            label=label,
+            label=None if row.gap is None else f"{row.title}, {row.predictor}",
         )
+    # Of the line, what is far below all that is held against it (AT at small ε, the teacher) would press the rest flat.
+    lowest = min((row.robust_interval[0] for row in held), default=0.0)
+    axes.set_ylim(bottom=max(-0.02, lowest - 0.05))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(7))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.set(xlabel="clean accuracy", ylabel=f"robust accuracy at ε = {scale.training.eps:.3g}, strongest attack")
-    axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
+    figure.legend(fontsize=7, ncols=2, loc="outside lower center")
     axes.grid(alpha=0.3)
     return figure
 

@@ -269,11 +269,10 @@ class Recorder(TorchFunctionMode):
             self._closed -= running.closed
             running = self._running.pop()
         self._closed -= running.closed
-        if isinstance(module, StochasticActivation):
-            if isinstance(output, Tensor):  # else the call failed
-                self.record.ran.append(module)
-                self._noisy = output
-                setattr(output, _NOISY, True)
+        if isinstance(module, StochasticActivation) and isinstance(output, Tensor):  # else the call failed
+            self.record.ran.append(module)
+            self._noisy = output
+            setattr(output, _NOISY, True)
         with self._not_listening():
             if running.closed:
                 channels.mark_output("", args, {}, output)
