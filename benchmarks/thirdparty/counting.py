@@ -62,7 +62,8 @@ class _Counting(TorchDispatchMode):
 
     def _activation(self, x: Any) -> None:
         """By design parameters and tensors without channels take no noise."""
-        real = isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1 and not isinstance(x, nn.Parameter)
+        real = isinstance(x, Tensor) and x.is_floating_point() and not isinstance(x, nn.Parameter)
+        real = real and x.dim() > 1 and x.numel() > 0
         self.count.bare += real and not getattr(x, _FRESH, False)
 
     def watch(self, name: str, module: nn.Module) -> Iterator[Any]:
