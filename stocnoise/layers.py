@@ -139,7 +139,7 @@ class StochasticActivation(nn.Module):
         seed = functional.draw_seed(x.device) if self.fixed_seed is None else self.fixed_seed
         sigma, gamma, again = self.sigma, self.gamma, update and recomputing()
         if again:
-            sigma, gamma = self.passes.sigma_and_gamma(seed, fixed) or (self.sigma_before, gamma)
+            sigma, gamma = self.passes.sigma_and_gamma(seed, fixed, sigma, gamma) or (self.sigma_before, gamma)
         operation = Operation(activation, self.channel_dim, shared=fixed)
         y, moments, scale = functional.perform(
             operation, x.clone() if self.inplace else x, sigma, gamma, seed, statistics=update
