@@ -130,7 +130,7 @@ def _pointwise(numel: int, types: tuple[torch.dtype, ...], device: int, activati
 
 
 @lru_cache(maxsize=4096)
-def _move(channels: int, parts: int, device: int, alpha: float) -> Start:
+def _move(channels: int, parts: int, types: tuple[torch.dtype, ...], device: int, alpha: float) -> Start:
     named = {"C": channels, "W": parts, "alpha": alpha, "BLOCK": min(1024, triton.next_power_of_2(channels))}
     return start(move_sigma, (1,), named | {"enable_fp_fusion": True})
 
@@ -181,7 +181,8 @@ def backward_from_output(grad: Tensor, y: Tensor, activation: Activation) -> Ten
 def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
     """See `stocnoise.aten.update_sigma`."""
     parts, _, channels = moments.shape
-    launch = _move(channels, parts, sigma.get_device(), alpha)
+    types = (sigma.dtype, before.dtype, batches.dtype, moments.dtype)
+    launch = _move(channels, parts, types, sigma.get_device(), alpha)
     with _on_device_of(sigma):
         launch(sigma, before, batches, moments.contiguous())
 

@@ -53,8 +53,8 @@ class Passes:
         ODE solvers makes them in its backward pass: then it is that of `sigma` and `gamma`.
 
         Raises:
-            RuntimeError: there is no such pass, or with a `fixed` seed more than one. Where looking would synchronise a
-                device, no such pass gives NaN instead, and so will the gradients be.
+            RuntimeError: a checkpoint is at work and there is no such pass, or with a `fixed` seed more than one. Where
+                looking would synchronise a device, no such pass gives NaN instead, and so will the gradients be.
         """
         if not _has_value(seed):
             return None

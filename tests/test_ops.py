@@ -149,3 +149,16 @@ def test_what_the_output_decides_has_a_second_derivative(name: str) -> None:
     (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     torch.testing.assert_close(second, 6 * y.detach() * slope**2)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning", "ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_without_gradients_the_same_numbers(activation: str) -> None:
+    """They take a shorter way, but not inside forward-mode derivatives, which would be lost on it without a word."""
+    x, given = torch.randn(2, 8, 4, 4), (torch.ones(8), torch.tensor(0.1), torch.tensor([5]))
+    with torch.no_grad():
+        found = functional.stoc_act(x, *given, activation=activation)
+    assert torch.equal(found, functional.stoc_act(x.clone().requires_grad_(), *given, activation=activation))
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level(), torch.no_grad(), pytest.raises(NotImplementedError, match="forward mode"):
+        functional.stoc_act(forward_ad.make_dual(x, torch.ones_like(x)), *given, activation=activation)

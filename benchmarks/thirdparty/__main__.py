@@ -35,7 +35,19 @@ from benchmarks.thirdparty.limits import EndlessError, NoAnswerError, apart
 RESULTS = Path(__file__).parents[1] / "results" / "thirdparty.jsonl"
 RESULT_NAMES = ("exact", "refused", "wrong", "crash", "hang", "not built")
 
-GROUPS = ("robustness", "vision", "segmentation", "text", "audio", "generation", "parts", "graphs", "tables", "science")
+GROUPS = (
+    "robustness",
+    "vision",
+    "vit",
+    "segmentation",
+    "text",
+    "audio",
+    "generation",
+    "parts",
+    "graphs",
+    "tables",
+    "science",
+)
 """Files of this folder, each with `LIBRARIES`: the name of a distribution to a function that gives its entries."""
 
 

@@ -9,6 +9,9 @@ import torch
 
 pytest.importorskip("triton")
 
+from stocnoise import kernels
+from stocnoise.activations import Activation, Operation
+from stocnoise.kernels.launch import plan
 from stocnoise.kernels.start import start
 
 Call = tuple[str, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
@@ -72,3 +75,42 @@ def test_the_interpreter_compiles_nothing() -> None:
         launch(x, x)
     assert [call[0] for call in kernel.calls] == ["search", "search"]
     assert kernel.calls[0][1] == (1, 2, 3)
+
+
+def test_what_was_compiled_for_other_tensors_is_not_called(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Another dtype, other strides, another activation or mode: each is searched for, once."""
+    kernel = Kernel()
+    kernel.arg_names = tuple(kernels.rows_forward.arg_names)
+    for name in ("rows_forward", "columns_forward"):
+        monkeypatch.setattr(kernels, name, kernel)
+    kernels.forget()
+    request.addfinalizer(kernels.forget)
+    x = torch.zeros(2, 8, 4, 4)
+    strided = torch.zeros(2, 16, 4, 4)[:, ::2]
+    sigma, gamma, seed = torch.ones(8), torch.tensor(0.1), torch.tensor([1])
+    relu, gelu = (Operation(Activation(name), 1, shared=False) for name in ("relu", "gelu"))
+    shared = Operation(Activation("relu"), 1, shared=True)
+    different = [
+        (x, relu),
+        (x.bfloat16(), relu),
+        (x.half(), relu),
+        (strided, relu),
+        (x, gelu),
+        (x, shared),
+        (x[:1], relu),
+    ]
+    for each, operation in [*different, *different]:
+        kernels.forward(each, sigma, gamma, seed, operation, statistics=False)
+    assert [call[0] for call in kernel.calls] == ["search"] * len(different) + ["compiled"] * len(different)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("statistics", [False, True])
+def test_no_grid_is_larger_than_a_gpu_takes(statistics: bool, channels_last: bool) -> None:
+    for shape in ((700, 1024, 56, 56), (4096, 64, 112, 112), (1 << 20, 2048, 1, 1), (2, 3, 1 << 15, 1 << 15)):
+        x = torch.empty(shape, device="meta")
+        x = x.to(memory_format=torch.channels_last) if channels_last else x
+        grid = (*plan(shape, x.stride(), 1, statistics=statistics).grid, 1, 1)
+        assert grid[0] < 2**31 and max(grid[1:]) < 2**16
