@@ -1,176 +1,114 @@
-"""Certified accuracy of one network, made to bear noise on its input in five ways.
+"""Certified accuracy of one network, made to bear noise on its input in five ways, at a scale of `examples/paper`.
 
-    python -m benchmarks.certify                                             # digits: trains its own teacher
-    python -m benchmarks.certify --weights FILE --images DIR [--epochs 3]    # a pretrained ResNet-20 for CIFAR
+    python -m benchmarks.certify digits
+    python -m benchmarks.certify cifar10-small --data DIR
+    python -m benchmarks.certify cifar10-pretrained --data DIR --teacher FILE
 
 `plain` the teacher behind the noise; `adapted` its BatchNorm fed with noise, nothing trained; `AT, adapted` adversarial
 training without noise, then the same; `Gaussian` trained through the noise; `SmoothAdv` adversarially trained through
-it. All from the teacher, with as many epochs; ε of the L2 attacks is 2σ. Prints a table; `--out` gets it with the
-figures and a picture for each σ (seed 0). Certificates are kept in `--rows`: a run that was broken off goes on there.
-
-FILE: safetensors with the keys of github.com/akamaster/pytorch_resnet_cifar10. DIR: `train` and `test` as torchvision's
-ImageFolder has them.
+it. All from the teacher, with the scale's epochs, the L2 attacks of ε = 2σ. Prints a table; `--out` gets it with the
+figures and, of the first seed, a picture for each σ. Networks and certificates are kept in `--work`, and a run that was
+broken off goes on there. A scale trained under autocast is certified so.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import functools
+import dataclasses
 import json
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
 
 import stocnoise
+from examples.paper import images, scale, train, units
+from examples.paper.images import Split
+from examples.paper.scale import Scale
 from stocnoise import PGD, Certificate
 from stocnoise.attacks.losses import mean_probability
 from stocnoise.evaluation.table import table
 
-UNTRAINED = ("plain", "adapted")
-METHODS = (*UNTRAINED, "AT, adapted", "Gaussian", "SmoothAdv")
+METHODS = ("plain", "adapted", "AT, adapted", "Gaussian", "SmoothAdv")
+
+STEPS, DRAWS = 4, 2
+"""Of the L2 attack of AT; SmoothAdv has half the steps with so many draws: both cost five passes an image."""
+
+_PIXELS = 100_000
+"""In a pass of noisy copies: on a CPU as many as its caches hold."""
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Setting:
-    """A teacher for each seed, and the data."""
+    """Where teachers and images come from, and where what is made of them is kept."""
 
-    name: str
-    teacher: Callable[[int], nn.Module]
-    train: TensorDataset
-    test: list[tuple[Tensor, Tensor]]
-    epochs: int
-    lr: float | None
-    batch: int
-    """Noisy copies in a pass: on a CPU as many as its caches hold."""
+    scale: Scale
+    split: Split
+    work: Path
 
-    def loader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, batch_size=64, shuffle=True)
+    def home(self, method: str, sigma: float, seed: int) -> Path:
+        return train.folder(self.work, self.scale, seed, f"certify-{method.replace(', ', '-')}-{sigma:g}")
 
     def student(self, method: str, sigma: float, seed: int) -> nn.Module:
         """The teacher behind noise, as `method` makes it bear it."""
-        model = copy.deepcopy(self.teacher(seed))
-        torch.manual_seed(seed)
+        settings = self.scale.training
+        model = train.teacher_of(self.scale, self.split, seed, self.work)
+        loader = self.split.loader(settings.batch_size, self.scale.data.workers)
         noisy = stocnoise.with_input_noise(model, sigma)
-        attack = PGD(norm="l2", eps=2 * sigma, steps=4)
-        given: dict[str, Any] = {"epochs": self.epochs, "seed": seed, "lr": self.lr, "progress": False}
-        if method == "AT, adapted":
-            stocnoise.finetune(model, self.loader(), objective="at", attack=attack, **given)
-        elif method == "Gaussian":
-            stocnoise.finetune(noisy, self.loader(), objective="clean", **given)
-        elif method == "SmoothAdv":
-            smooth = PGD(norm="l2", eps=2 * sigma, steps=4, eot=4, loss=mean_probability)
-            stocnoise.finetune(noisy, self.loader(), objective="at", attack=smooth, **given)
+        asked: dict[str, dict[str, Any]] = {
+            "AT, adapted": {"objective": "at", "attack": PGD(norm="l2", eps=2 * sigma, steps=STEPS)},
+            "Gaussian": {"objective": "clean"},
+            "SmoothAdv": {
+                "objective": "at",
+                "attack": PGD(norm="l2", eps=2 * sigma, steps=STEPS // DRAWS, eot=DRAWS, loss=mean_probability),
+            },
+        }
+
+        def fit(model: nn.Module, checkpoints: Path) -> None:
+            stocnoise.finetune(
+                model,
+                loader,
+                epochs=settings.epochs,
+                lr=settings.lr,
+                precision=settings.precision,
+                channels_last=settings.channels_last,
+                seed=seed,
+                checkpoint_dir=checkpoints,
+                keep_checkpoints=1,
+                resume=True,
+                progress=False,
+                **asked[method],
+            )
+
+        if method in asked:
+            train.once(self.home(method, sigma, seed), model if method.endswith("adapted") else noisy, fit)
         if method.endswith("adapted"):
-            stocnoise.adapt_batch_norm(noisy, self.loader())
+            torch.manual_seed(seed)
+            stocnoise.adapt_batch_norm(noisy, loader)
         return noisy.eval()
 
-
-def digits(count: int, epochs: int) -> Setting:
-    """scikit-learn's 8×8 digits, 1,437 to train on, and a small network that learns them first."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1)[order] / 16
-    y = torch.tensor(data.target)[order]
-    train = TensorDataset(x[:1437], y[:1437])
-
-    @functools.cache
-    def teacher(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        net = nn.Sequential(
-            *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
-            *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(256, 10)),
+    def certificate(self, method: str, sigma: float, seed: int, count: int, n: int) -> Certificate:
+        """From its file, as far as that goes."""
+        noisy = self.student(method, sigma, seed)
+        home = self.home(method, sigma, seed)
+        home.mkdir(parents=True, exist_ok=True)
+        if self.scale.training.channels_last:
+            noisy.to(memory_format=torch.channels_last)
+        size = self.scale.data.image_size
+        return stocnoise.certify(
+            noisy,
+            images.batches(self.split.test, count, 20),
+            n=n,
+            batch=max(100, _PIXELS // size**2),
+            precision=self.scale.training.precision,
+            seed=seed,
+            name=method,
+            path=home / f"certificate-{count}-{n}.json",
+            resume=True,
+            progress=False,
         )
-        loader = DataLoader(train, batch_size=64, shuffle=True)
-        stocnoise.finetune(net, loader, epochs=epochs, objective="clean", seed=seed, progress=False)
-        return net
-
-    test = [(x[1437:][:count], y[1437:][:count])]
-    return Setting("digits", teacher, train, test, epochs, None, 1000)
-
-
-class Block(nn.Module):
-    """Two 3×3 convolutions beside what came in, thinned and padded with zeros where the shape changes (option A)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride, self.more = stride, outputs - inputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        beside = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more // 2))
-        return F.relu(out + beside)
-
-
-class ResNet20(nn.Module):
-    """He et al., CVPR 2016, section 4.2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(3)))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
-        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
-        return self.linear(out.mean((2, 3)))
-
-
-def cifar(weights: Path, images: Path, count: int, epochs: int) -> Setting:
-    """A pretrained ResNet-20, and the CIFAR-10 of a folder."""
-    from safetensors.torch import load_file
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms.functional import pil_to_tensor
-
-    net = ResNet20()
-    found = net.load_state_dict(load_file(weights), strict=False)
-    assert all(key.endswith("num_batches_tracked") for key in found.missing_keys) and not found.unexpected_keys
-
-    def read(split: str, most: int) -> tuple[Tensor, Tensor]:
-        folder = ImageFolder(images / split)
-        which = torch.linspace(0, len(folder) - 1, min(most, len(folder))).long().tolist()
-        x = torch.stack([pil_to_tensor(folder[i][0]).float() / 255 for i in which])
-        return x, torch.tensor([folder[i][1] for i in which])
-
-    net = net.to(memory_format=torch.channels_last)
-    teacher = stocnoise.normalized(net, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    train = TensorDataset(*read("train", 50_000))
-    x, y = read("test", count)
-    test = list(zip(x.split(20), y.split(20), strict=True))
-    return Setting("resnet20", lambda seed: teacher, train, test, epochs, 1e-2, 100)
-
-
-def measured(setting: Setting, method: str, sigma: float, seed: int, n: int, rows: Path) -> Certificate:
-    """From its file, if it is whole; else made."""
-    path = rows / f"{setting.name}-{method.replace(', ', '-')}-{sigma:g}-{seed}.json"
-    whole = path.with_suffix(".done")
-    if whole.exists():
-        return Certificate.load(path)
-    student = setting.student(method, sigma, seed)
-    found = stocnoise.certify(
-        student, setting.test, n=n, batch=setting.batch, seed=seed, name=method, path=path, resume=True, progress=False
-    )
-    whole.touch()
-    return found
 
 
 def figures(found: list[Certificate], method: str, sigma: float) -> dict[str, Any]:
@@ -182,6 +120,7 @@ def figures(found: list[Certificate], method: str, sigma: float) -> dict[str, An
         "images": len(found[0].rows),
         "n": found[0].settings["n"],
         "alpha": found[0].settings["alpha"],
+        "precision": found[0].settings["precision"],
         "certified": {f"{r:g} sigma": [c.accuracy(r * sigma) for c in found] for r in (0.0, 0.5, 1.0, 1.5, 2.0)},
         "average_radius": [c.average_radius for c in found],
         "abstained": [c.abstained for c in found],
@@ -210,54 +149,51 @@ def shown(results: list[dict[str, Any]]) -> str:
         for each in results
     ]
     about = results[0]
-    lines = table(head, rows)
     note = (
         f"certified accuracy in % at L2 radii in σ, {about['images']} images, n = {about['n']}, "
         f"α = {about['alpha']:g}; ± standard deviation over seeds"
     )
-    return "\n".join([*lines, note])
+    return "\n".join([*table(head, rows), note])
 
 
-def write(setting: Setting, kept: dict[tuple[str, float], list[Certificate]], out: Path, seconds: float) -> str:
+def write(name: str, kept: dict[tuple[str, float], list[Certificate]], out: Path) -> str:
     results = [figures(found, *key) for key, found in sorted(kept.items(), key=lambda item: item[0][1])]
     out.mkdir(parents=True, exist_ok=True)
-    about = {"torch": torch.__version__, "stocnoise": stocnoise.__version__, "seconds": round(seconds)}
-    (out / f"{setting.name}.json").write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
-    (out / f"{setting.name}.txt").write_text(shown(results) + "\n")
+    about = {"torch": torch.__version__, "stocnoise": stocnoise.__version__}
+    (out / f"{name}.json").write_text(json.dumps(about | {"results": results}, indent=1) + "\n")
+    (out / f"{name}.txt").write_text(shown(results) + "\n")
     for sigma in {key[1] for key in kept}:
         first = [found[0] for key, found in kept.items() if key[1] == sigma]
-        path = out / f"{setting.name}-{sigma:g}.png"
-        stocnoise.plot_certificates(first, path, f"{setting.name}, σ = {sigma:g}")
+        stocnoise.plot_certificates(first, out / f"{name}-{sigma:g}.png", f"{name}, σ = {sigma:g}")
     return shown(results)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="of a ResNet-20, instead of digits")
-    parser.add_argument("--images", type=Path, help="folder with train and test")
+    parser.add_argument("scale", help="name of a scale of examples/paper, or a TOML file")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
+    parser.add_argument("--teacher", type=Path, help="take these weights (safetensors) instead of training a teacher")
     parser.add_argument("--sigma", type=float, nargs="+", default=[0.12, 0.25])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20, help="of each training")
+    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the scale's")
     parser.add_argument("--n", type=int, default=1000, help="draws for each bound")
     parser.add_argument("--count", type=int, default=300, help="test images")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/certify"))
-    parser.add_argument("--rows", type=Path, default=Path("build/certify"))
-    args = parser.parse_args()
-    if (args.weights is None) != (args.images is None):
-        parser.error("--weights and --images belong together")
-    if args.weights is None:
-        setting = digits(args.count, args.epochs)
-    else:
-        setting = cifar(args.weights, args.images, args.count, args.epochs)
-    started = time.perf_counter()
+    parser.add_argument("--work", type=Path, default=Path("runs/paper"))
+    args = parser.parse_args(argv)
+    chosen = scale.load(args.scale)
+    data = chosen.data if chosen.data.test_images is None else dataclasses.replace(chosen.data, test_images=args.count)
+    chosen = dataclasses.replace(chosen, seeds=tuple(args.seeds or chosen.seeds), data=data)
+    if args.teacher:
+        units.take_teacher(args.teacher, chosen, args.data, args.work)
+    setting = Setting(chosen, images.load(chosen.data, args.data), args.work)
     kept: dict[tuple[str, float], list[Certificate]] = {}
-    for seed in range(args.seeds):
+    for seed in chosen.seeds:
         for sigma in args.sigma:
             for method in args.methods:
-                found = measured(setting, method, sigma, seed, args.n, args.rows)
+                found = setting.certificate(method, sigma, seed, args.count, args.n)
                 kept.setdefault((method, sigma), []).append(found)
-                text = write(setting, kept, args.out, time.perf_counter() - started)
+                text = write(chosen.name, kept, args.out)
                 print(f"seed {seed}, σ = {sigma:g}, {method}: mean radius {found.average_radius:.3f}", flush=True)
     print(text)
 

@@ -14,14 +14,16 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import stocnoise
-from benchmarks.certify import Setting, digits
 from stocnoise import PGD, Report
 from stocnoise.evaluation.measured import Entry
 from stocnoise.evaluation.rates import Successes
@@ -29,6 +31,45 @@ from stocnoise.evaluation.table import percent, table
 
 EPS, GAMMA = 0.15, 0.1
 ASKING = ("square", "boundary", "hopskipjump")
+
+
+@dataclass
+class Setting:
+    """A teacher for each seed, and the data."""
+
+    teacher: Callable[[int], nn.Module]
+    train: TensorDataset
+    test: list[tuple[Tensor, Tensor]]
+    epochs: int
+
+    def loader(self) -> DataLoader[Any]:
+        return DataLoader(self.train, batch_size=64, shuffle=True)
+
+
+def digits(count: int, epochs: int) -> Setting:
+    """scikit-learn's 8×8 digits, 1,437 to train on, and a small network that learns them first."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1)[order] / 16
+    y = torch.tensor(data.target)[order]
+    train = TensorDataset(x[:1437], y[:1437])
+
+    @functools.cache
+    def teacher(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(256, 10)),
+        )
+        loader = DataLoader(train, batch_size=64, shuffle=True)
+        stocnoise.finetune(net, loader, epochs=epochs, objective="clean", seed=seed, progress=False)
+        return net
+
+    return Setting(teacher, train, [(x[1437:][:count], y[1437:][:count])], epochs)
 
 
 def trained(setting: Setting, kind: str, seed: int) -> nn.Module:

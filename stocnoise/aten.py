@@ -7,13 +7,17 @@ in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from stocnoise.activations import Activation, Operation
 from stocnoise.normals import fill_normal
+from stocnoise.pieces import ALONE, Matrix
+from stocnoise.quicker import Quicker
 
 
 def _per_channel(v: Tensor, x: Tensor, channel_dim: int) -> Tensor:
@@ -25,20 +29,49 @@ def _accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _add_noise(x: Tensor, scale: Tensor, seed: Tensor, operation: Operation, scratch: Tensor) -> Tensor:
-    """x + scale_c · z, computed in `scratch` (accumulation dtype, dense, of x's shape)."""
-    scale = _per_channel(scale.to(scratch.dtype), x, operation.channel_dim)
-    if not operation.shared:
-        fill_normal(scratch, int(seed.item()))
-        return (
-            torch.addcmul(x, scratch, scale, out=scratch) if x.dtype == scratch.dtype else scratch.mul_(scale).add_(x)
-        )
-    row = fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), int(seed.item()))
-    return torch.add(x, row.mul_(scale), out=scratch)
+@functools.cache
+def _ways(threads: int, statistics: bool, size: int) -> Quicker:
+    """Whether the calling thread is quicker alone, for tensors of that size in bits."""
+    return Quicker()
 
 
-def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
-    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel; may overwrite `scratch`.
+@contextmanager
+def _way(x: Tensor, statistics: bool = False) -> Iterator[bool]:
+    """Whether the calling thread is to work alone, in pieces, or shares every operation with the others.
+
+    Each operation that is shared ends with threads waiting for one another. On a quiet machine that is the quicker way;
+    beside busy processes every wait takes milliseconds, and sharing took up to forty times as long as the work.
+    """
+    if x.device.type == "cpu" and (threads := torch.get_num_threads()) > 1 and x.numel() > ALONE:
+        with _ways(threads, statistics, x.numel().bit_length()).timed(x.numel()) as alone:
+            yield alone
+    else:
+        yield False
+
+
+def _add_noise(
+    x: Tensor, scale: Tensor, seed: Tensor, operation: Operation, scratch: Tensor, alone: bool, relu: bool = False
+) -> Tensor:
+    """x + scale_c · z, and ReLU of it if `relu`, computed in `scratch` (accumulation dtype, x's shape and strides)."""
+    scale = scale.to(scratch.dtype)
+    if operation.shared:
+        row = fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), int(seed.item()), alone)
+        torch.add(x, row.mul_(_per_channel(scale, x, operation.channel_dim)), out=scratch)
+        return scratch.relu_() if relu else scratch
+    fill_normal(scratch, int(seed.item()), alone)
+    matrix = Matrix(x, operation.channel_dim)
+    for given, noisy, factor in matrix.pieces(alone, matrix.of(x), matrix.of(scratch), matrix.spread(scale)):
+        if x.dtype == scratch.dtype:
+            torch.addcmul(given, noisy, factor, out=noisy)
+        else:
+            noisy.mul_(factor).add_(given)
+        if relu:
+            noisy.relu_()
+    return scratch
+
+
+def _moments(x: Tensor, channel_dim: int, scratch: Tensor, alone: bool) -> Tensor:
+    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel of dense x; may overwrite `scratch`.
 
     Of x as it is where no digits are lost so. Elsewhere about a pivot, the first element of each channel: float32 sums
     fail at |mean| ≫ std.
@@ -48,11 +81,11 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
         return torch.zeros(3, channels, device=x.device)
     count = x.numel() // channels
     if x.dtype == scratch.dtype and x.device.type == "cpu":  # elsewhere looking at the result would synchronise
-        mean, m2 = _mean_and_m2(x, channel_dim)
+        mean, m2 = _mean_and_m2(x, channel_dim, alone)
         if (mean.square() <= m2 * (_TELLING / count)).all():
             return torch.stack([torch.full_like(mean, count), mean, m2]).float()
     pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(scratch.dtype)
-    mean, m2 = _mean_and_m2(torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch), channel_dim)
+    mean, m2 = _mean_and_m2(torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch), channel_dim, alone)
     return torch.stack([torch.full_like(mean, count), mean + pivot, m2]).float()
 
 
@@ -60,33 +93,30 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor) -> Tensor:
 _TELLING = 16.0
 
 
-def _mean_and_m2(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-    inner = [d for d in range(x.dim()) if x.stride(d) < x.stride(channel_dim) and x.shape[d] > 1]
-    return _of_rows(x, channel_dim, inner) if inner else _of_columns(x, channel_dim)
-
-
-def _of_rows(x: Tensor, channel_dim: int, inner: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and M2 of each channel, where its elements lie in rows, along the dimensions `inner`: from Σx and Σx².
+def _mean_and_m2(x: Tensor, channel_dim: int, alone: bool) -> tuple[Tensor, Tensor]:
+    """Of each channel of dense x, from Σx and √Σx² along its rows in memory, or by columns.
 
     Sums along rows are the fastest reduction there is: 0.8 ms for (64, 64, 32, 32), where `torch.std` takes 24.
     """
+    matrix = Matrix(x, channel_dim)
+    rows = matrix.of(x)
+    if not matrix.by_channel:
+        mean, var = torch.ops.aten.batch_norm_update_stats(rows, None, None, 0.0)
+        return mean, var * len(rows)
+    sums, norms = x.new_empty(2, matrix.rows).unbind()
+    for piece, total, norm in matrix.pieces(alone, rows, sums, norms):
+        torch.sum(piece, 1, out=total)
+        torch.linalg.vector_norm(piece, dim=1, out=norm)
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
-    outer = [d for d in range(x.dim()) if d != channel_dim and d not in inner]
-
-    def total(rows: Tensor) -> Tensor:
-        return rows.sum(outer).flatten() if outer else rows.flatten()
-
-    sums = total(x.sum(inner, keepdim=True).to(wide))
-    squares = total(torch.linalg.vector_norm(x, dim=inner, keepdim=True).to(wide).square_())
-    mean = sums / (x.numel() // x.shape[channel_dim])
-    return mean, squares.addcmul_(sums, mean, value=-1)
+    total = sums.to(wide).view(-1, matrix.channels).sum(0)
+    squares = norms.to(wide).square_().view(-1, matrix.channels).sum(0)
+    mean = total / (x.numel() // matrix.channels)
+    return mean, squares.addcmul_(total, mean, value=-1)
 
 
-def _of_columns(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-    """The same where neighbours in memory are of different channels."""
-    columns = x.movedim(channel_dim, -1).reshape(-1, x.shape[channel_dim])
-    mean, var = torch.ops.aten.batch_norm_update_stats(columns, None, None, 0.0)
-    return mean, var * len(columns)
+def _dense(x: Tensor, like: Tensor) -> Tensor:
+    """x, or a copy of it, with the strides of `like`, which `empty_like` made."""
+    return x if x.stride() == like.stride() else x.clone()
 
 
 def forward(
@@ -94,15 +124,19 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the moments of x ((3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    moments = _moments(x, operation.channel_dim, scratch) if statistics else x.new_empty(3, 0, dtype=torch.float32)
+    x = _dense(x, scratch)
     scale = gamma.sqrt() * sigma
-    if x.device.type == "cpu" and not scale.any():
-        # No noise: the activation itself, bit for bit. Elsewhere looking at the scale would synchronise.
-        y = operation.activation(x)
-        return (y.clone() if operation.activation.name == "identity" else y), moments, scale
-    noisy = _add_noise(x, scale, seed, operation, scratch)
-    y = noisy.relu_() if operation.activation.name == "relu" else operation.activation(noisy)
-    return y.to(x.dtype), moments, scale
+    h, unseen = operation.activation, x.new_empty(3, 0, dtype=torch.float32)
+    # No noise: the activation itself, bit for bit. Elsewhere than on a CPU looking at the scale would synchronise.
+    if x.numel() == 0 or (x.device.type == "cpu" and not scale.any()):
+        found = _moments(x, operation.channel_dim, scratch, alone=False) if statistics else unseen
+        y = h(x)
+        return (y.clone() if h.name == "identity" else y), found, scale
+    with _way(x, statistics) as alone:
+        found = _moments(x, operation.channel_dim, scratch, alone) if statistics else unseen
+        noisy = _add_noise(x, scale, seed, operation, scratch, alone, relu=h.name == "relu")
+    y = noisy if h.name == "relu" else h(noisy)
+    return y.to(x.dtype), found, scale
 
 
 _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -117,8 +151,11 @@ _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 def backward(grad: Tensor, x: Tensor, scale: Tensor, seed: Tensor, operation: Operation) -> Tensor:
     """grad · h'(x + noise), the noise drawn again from `seed`; `scale` as `forward` returned it."""
+    if x.numel() == 0:
+        return torch.zeros_like(x)
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    noisy = _add_noise(x, scale, seed, operation, scratch)
+    with _way(x) as alone:
+        noisy = _add_noise(_dense(x, scratch), scale, seed, operation, scratch, alone)
     derivative = _DERIVATIVE[operation.activation.name]
     return derivative(grad.to(noisy.dtype), noisy, operation.activation.slope).to(x.dtype)
 

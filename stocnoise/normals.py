@@ -30,38 +30,69 @@ _LEVELS = 1 << 16
 _MULTIPLIER, _OFFSET = 40493, 6144
 
 
-def fill_normal(out: Tensor, seed: int) -> Tensor:
-    """Overwrite `out` (dense, float32 or float64, any device) with N(0, 1); the number of threads changes nothing."""
+def fill_normal(out: Tensor, seed: int, alone: bool = False) -> Tensor:
+    """Overwrite `out` (dense, float32 or float64, any device) with N(0, 1).
+
+    On a CPU on all threads, or on the calling one `alone`; neither that nor the number of threads changes a bit.
+    """
     flat = out.as_strided((out.numel(),), (1,))  # in any other order than memory's it is slow
     if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= _LARGE:
-        _fill_rows(flat, seed)
+        _fill_rows(flat, seed, alone)
     else:
         key = int.from_bytes(_digest(seed, 8), "little") >> 1
         flat.normal_(generator=torch.Generator(device=out.device).manual_seed(key))
     return out
 
 
-def _fill_rows(flat: Tensor, seed: int) -> None:
+def _fill_rows(flat: Tensor, seed: int, alone: bool) -> None:
     whole, rest = divmod(flat.numel(), _NORMALS)
     keys = _keys(seed, whole + 1)
-    at_once = _ROWS_A_THREAD * torch.get_num_threads()
-    for first in range(0, whole, at_once):
-        last = min(first + at_once, whole)
-        _fill(keys[first:last], flat[first * _NORMALS : last * _NORMALS])
+    rows = flat[: whole * _NORMALS].view(whole, _NORMALS)
+    if alone:
+        _fill_alone(rows, keys[:whole])
+    else:
+        at_once = _ROWS_A_THREAD * torch.get_num_threads()
+        for some, theirs in zip(rows.split(at_once), keys[:whole].split(at_once), strict=True):
+            _fill_shared(some, theirs)
     if rest:
-        row = torch.empty((rest + 3) // 4 * 4, device="cpu", dtype=torch.float32)
-        _fill(keys[-1:], row)
-        flat[-rest:] = row[:rest]
+        row = torch.empty(1, (rest + 3) // 4 * 4, device="cpu", dtype=torch.float32)
+        _fill_alone(row, keys[-1:])
+        flat[-rest:] = row[0, :rest]
 
 
-def _fill(keys: Tensor, flat: Tensor) -> None:
-    """Fill a row for each of `keys` (rows, 2): each row's halves are (a + b) and (a − b) of what was looked up.
+# A row's words are its counters, which are random already, made others by the row's keys. A product's upper half is a
+# good hash of all bits, and the lower half takes the upper one in addition. Each half of a word looks up a pair of
+# normals of variance ½; a and b being the first and second half of a row of those, its normals are a + b and a − b: 2³²
+# values of variance 1 where the table has 65,536.
 
-    The table's variance is ½, so these are of variance 1: 2³² values where the table has 65,536.
+
+def _fill_alone(rows: Tensor, keys: Tensor) -> None:
+    """Fill each of `rows` (R, N) under its `keys` (R, 2), one after the other.
+
+    No operation has more than 32,768 elements, which PyTorch leaves to the calling thread.
     """
-    words = _words(flat.numel() // (4 * len(keys)), keys)
-    _look_up(words.view(torch.uint16).to(torch.int32).view(-1), flat)
-    a, b = flat.view(len(keys), 2, -1).unbind(1)
+    counters = _counters()[: rows.shape[1] // 4]
+    words, upper = torch.empty_like(counters), torch.empty_like(counters)
+    index = torch.empty(2 * len(counters), dtype=torch.int32, device="cpu")
+    halves, table = words.view(torch.uint16), _table()
+    pairs = torch.view_as_complex(rows.view(len(rows), 2 * len(counters), 2))
+    # All rows' views are made at once: one by one they cost as much as the operations.
+    views = (*keys.unbind(1), pairs, *rows.view(len(rows), 2, 2 * len(counters)).unbind(1))
+    for key, factor, pair, a, b in zip(*(view.unbind() for view in views), strict=True):
+        torch.bitwise_xor(counters, key, out=words).mul_(factor)
+        words.add_(torch.bitwise_right_shift(words, _HALF, out=upper))
+        index.copy_(halves)
+        torch.index_select(table, 0, index, out=pair)
+        a.add_(b)
+        torch.sub(a, b, alpha=2, out=b)
+
+
+def _fill_shared(rows: Tensor, keys: Tensor) -> None:
+    """The same, each operation on all rows and, but for the look-up, on all threads."""
+    words = torch.bitwise_xor(_counters(), keys[:, :1]).mul_(keys[:, 1:])
+    words.add_(torch.bitwise_right_shift(words, _HALF))
+    _look_up(words.view(torch.uint16).to(torch.int32).view(-1), rows.view(-1))
+    a, b = rows.view(len(rows), 2, _NORMALS // 2).unbind(1)
     a.add_(b)
     torch.sub(a, b, alpha=2, out=b)
 
@@ -110,16 +141,6 @@ def _counters() -> Tensor:
         words = (words ^ words >> shift) * factor & _MASK32
     words ^= words >> 16
     return words.sub_(1 << 31).to(torch.int32)
-
-
-def _words(n: int, keys: Tensor) -> Tensor:
-    """(rows, n) random int32 under keys (rows, 2), both halves of each.
-
-    The counters are random already; a row's key only has to make them others. A product's upper half is a good hash of
-    all bits, and the lower half takes the upper one in addition.
-    """
-    words = torch.bitwise_xor(_counters()[:n], keys[:, :1]).mul_(keys[:, 1:])
-    return words.add_(torch.bitwise_right_shift(words, _HALF))
 
 
 # Given as a number it would be converted to int32 each time.

@@ -29,7 +29,7 @@ LAYERS = [
     {"mixture"},
     {"predictors"},
     {"normals", "activations", "storage", "normalization", "tasks", "batches", "schema", "state_dicts"},
-    {"input_noise", "threads", "architectures", "markup"},
+    {"input_noise", "threads", "architectures", "markup", "pieces", "quicker"},
     {"checks"},
     {"errors", "undo", "version"},
 ]

@@ -6,62 +6,51 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 import stocnoise
 from examples.defences.defence import Defence
-from examples.paper import recipes, train
+from examples.paper import train
 from examples.paper.images import Split, batches
 from examples.paper.scale import Scale
-from stocnoise.storage import replacing
 
 DRAWS = 32
 
 
 def trained(defence: Defence, scale: Scale, split: Split, seed: int, work: Path) -> nn.Module:
     """From the scale's teacher, for the epochs and with the attack that every defence of the scale has."""
-    first = recipes.teacher(scale)
-    if not (train.folder(work, scale, seed, first.name) / "model.safetensors").exists():
-        train.train(scale, split, first, seed, work)
-    home = train.folder(work, scale, seed, f"defence-{defence.name}")
-    torch.manual_seed(seed)
-    teacher = train.trained(scale, split, first, seed, work)
+    teacher = train.teacher_of(scale, split, seed, work)  # what `build` draws is seeded with it
     model = defence.build(copy.deepcopy(teacher), split.test.everything()[0][:2].to(next(teacher.parameters()).device))
-    weights = home / "model.safetensors"
-    if not weights.exists():
-        settings = scale.training
+    settings = scale.training
+    asked: dict[str, Any] = {
+        "attack": stocnoise.PGD(eps=settings.eps, steps=settings.steps, step_size=settings.step_size),
+        "lr": settings.lr,
+        "precision": settings.precision,
+    }
+
+    def fit(model: nn.Module, checkpoints: Path) -> None:
         loader = split.loader(settings.batch_size, scale.data.workers)
         if any(stocnoise.stochastic_layers(model)):
             stocnoise.calibrate(model, loader)
-        asked: dict[str, Any] = {
-            "attack": stocnoise.PGD(eps=settings.eps, steps=settings.steps, step_size=settings.step_size),
-            "lr": settings.lr,
-            "precision": settings.precision,
-        }
         stocnoise.finetune(
             model,
             loader,
             epochs=settings.epochs,
             seed=seed,
-            checkpoint_dir=home / "checkpoints",
+            checkpoint_dir=checkpoints,
             keep_checkpoints=1,
             resume=True,
             progress=False,
             **asked | defence.training(scale),
         )
-        home.mkdir(parents=True, exist_ok=True)
-        with replacing(weights) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
-    model.load_state_dict(load_file(weights))
-    return model.eval()
+
+    return train.once(train.folder(work, scale, seed, f"defence-{defence.name}"), model, fit)
 
 
 def measured(defence: Defence, scale: Scale, split: Split, seed: int, images: int, work: Path) -> dict[str, Any]:
     """The paper's way of attacking, and `strongest`, at the ε of training: one line of the results."""
     model = trained(defence, scale, split, seed, work)
-    teacher = train.trained(scale, split, recipes.teacher(scale), seed, work)
+    teacher = train.teacher_of(scale, split, seed, work)
     data = batches(split.test, images, 100)
     eps = scale.training.eps
     home = train.folder(work, scale, seed, f"defence-{defence.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,27 @@ def untrained(scale: Scale, split: Split, recipe: Recipe, seed: int) -> nn.Modul
     if recipe.layer is None:
         return model
     return stocnoise.convert(model, split.test.everything()[0][:2], layer=recipe.layer)
+
+
+def once(home: Path, model: nn.Module, fit: Callable[[nn.Module, Path], object]) -> nn.Module:
+    """The model after `fit(model, checkpoints)`, which is called only if `home` does not have its weights yet."""
+    weights = home / "model.safetensors"
+    if not weights.exists():
+        fit(model, home / "checkpoints")
+        home.mkdir(parents=True, exist_ok=True)
+        with replacing(weights) as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+        shutil.rmtree(home / "checkpoints", ignore_errors=True)
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
+def teacher_of(scale: Scale, split: Split, seed: int, work: Path) -> nn.Module:
+    """The scale's teacher, trained if it has not been yet."""
+    recipe = teachers(scale)
+    if not (folder(work, scale, seed, recipe.name) / "model.safetensors").exists():
+        train(scale, split, recipe, seed, work)
+    return trained(scale, split, recipe, seed, work)
 
 
 def trained(scale: Scale, split: Split, recipe: Recipe, seed: int, work: Path) -> nn.Module:

@@ -85,8 +85,8 @@ def certify(
         at: a radius r > 0 to ask about; None finds each input's own.
         task: "multiclass" or "binary".
         output: what of the model's answer is the output: a key or attribute, an index, or a function.
-        precision: of autocast on a GPU, "bf16" (the default there), "fp16" or "no"; the certificate is of the student
-            run so. A draw whose output is not finite counts against every class.
+        precision: of autocast: "bf16" (the default on a GPU), "fp16" or "no" (elsewhere); the certificate is of the
+            student run so. A draw whose output is not finite counts against every class.
         max_images: stop after so many.
         seed: of the noise.
         progress: show a bar.

@@ -284,6 +284,22 @@ def test_a_draw_that_overflows_counts_against_every_class() -> None:
     assert "not finite (float16 overflows at 65,504)" in found.warnings[0] and "2 of these inputs" in found.warnings[0]
 
 
+def test_under_autocast_it_certifies_the_student_as_it_then_runs() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(4, 2).eval()
+    x = torch.rand(6, 4)
+    data = [(x, linear(x).argmax(1))]
+    model = with_input_noise(linear, 0.25)
+    exact, half = (certify(model, data, n=1000, precision=precision, **QUIET) for precision in ("no", "bf16"))
+    assert half.settings["precision"] == "bf16" and exact.settings["precision"] == "no"
+    assert (half.radii - exact.radii).abs().max() < 0.05 and (half.radii != exact.radii).any()
+    with torch.no_grad():
+        linear.weight.mul_(1e6)  # what float16 cannot hold
+    assert certify(model, data, n=1000, precision="bf16", **QUIET).average_radius > 0
+    lost = certify(model, data, n=1000, precision="fp16", **QUIET)
+    assert "not finite" in lost.warnings[0] and (lost.predicted == -1).any()
+
+
 def refused(match: str, model: nn.Module, *, y: Tensor | None = None, **settings: Any) -> None:
     x = torch.rand(4, 3)
     data = [(x, torch.zeros(4).long() if y is None else y)]
@@ -304,7 +320,7 @@ def test_what_it_refuses() -> None:
     refused("at must be a finite number greater than 0", model, at=0.0)
     refused("alpha must lie", model, alpha=0.0)
     refused("n0 must be a whole number", model, n0=0)
-    refused("precision=.bf16. is for a GPU", model, precision="bf16")
+    refused("precision must be .*bf16", model, precision="half")
     refused("resume=True needs the path", model, resume=True)
     with stocnoise.fixed_noise(model, 0):
         refused("switched off or fixed", model)

@@ -1,0 +1,45 @@
+"""A dense tensor's memory as a matrix, whole or in pieces that a CPU's thread works on alone and in its cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+ALONE = (1 << 15) - 1
+"""So many elements an operation may have that PyTorch does not share out among threads."""
+
+
+class Matrix:
+    """Dense tensors, all of x's shape and strides, as (R, W): a row is of one channel (`by_channel`), or, where
+    neighbours in memory are of different channels, one element of each.
+
+    Args:
+        x: dense and not empty.
+        channel_dim: the dimension of x that channels run along, not negative.
+    """
+
+    def __init__(self, x: Tensor, channel_dim: int) -> None:
+        self.order = sorted(range(x.dim()), key=x.stride, reverse=True)
+        self.channels = x.shape[channel_dim]
+        inner = math.prod(x.shape[d] for d in self.order[self.order.index(channel_dim) + 1 :])
+        self.by_channel = self.channels > 1 and inner > 1
+        self.width = inner if self.by_channel else self.channels
+        self.rows = x.numel() // self.width
+
+    def of(self, x: Tensor) -> Tensor:
+        """A view of x."""
+        return x.permute(self.order).view(self.rows, self.width)
+
+    def spread(self, v: Tensor) -> Tensor:
+        """What (C,) is for every row: (R, 1) or (R, W)."""
+        if self.by_channel:
+            return v.repeat(self.rows // self.channels).unsqueeze(1)
+        return v.expand(self.rows, self.width)
+
+    def pieces(self, alone: bool, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Tensors (R, …), cut between rows alike: `alone` into pieces of at most `ALONE` elements, where rows are so
+        short, otherwise not at all. No operation along rows gives another bit by it."""
+        size = (alone and ALONE // self.width) or self.rows
+        return zip(*(part.split(size) for part in parts), strict=True)

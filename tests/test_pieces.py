@@ -1,0 +1,99 @@
+"""The ATen path alone in pieces and shared out among threads: which it takes depends on the moment, no bit may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from stocnoise import aten
+from stocnoise.activations import Activation, Operation
+from stocnoise.pieces import ALONE, Matrix
+
+SHAPES = [
+    ((2, 3, 150, 130), 1),  # rows as long as more than half a piece
+    ((40, 24, 7, 7), 1),
+    ((5, 1, 100, 90), 1),
+    ((2, 3, 200, 201), 1),  # rows longer than a piece
+    ((3, 50, 17, 19), 1),
+    ((300, 197), 1),
+    ((9, 11, 13, 64), 3),
+    ((8, 5000, 2), 0),
+    ((33, 1001, 2), 2),
+    ((1, 40_000), 1),
+]
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@contextmanager
+def going(monkeypatch: pytest.MonkeyPatch, alone: bool) -> Iterator[None]:
+    @contextmanager
+    def way(*_: object) -> Iterator[bool]:
+        yield alone
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aten, "_way", way)
+        yield
+
+
+def inputs(shape: tuple[int, ...], channel_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).add_(0.3).to(dtype)
+    return x, torch.rand(shape[channel_dim], generator=generator) + 0.5
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "channel_dim"), SHAPES)
+def test_both_ways_give_the_same_bits(monkeypatch, threads, shape, channel_dim, dtype, activation):
+    x, sigma = inputs(shape, channel_dim, dtype)
+    gamma, seed = torch.tensor(0.1), torch.tensor(7)
+    orders = [x] if x.dim() < 4 else [x, x.to(memory_format=torch.channels_last), x[:, :, ::2].transpose(0, 1)]
+    for given in orders:
+        dim = channel_dim if given.shape == x.shape else {0: 1, 1: 0}.get(channel_dim, channel_dim)
+        operation = Operation(Activation(activation), dim, shared=False)
+        found = []
+        for alone in (False, True):
+            with going(monkeypatch, alone):
+                y, moments, scale = aten.forward(given, sigma, gamma, seed, operation, True)
+                slopes = (
+                    aten.backward(torch.ones_like(given), given, scale, seed, operation) if activation == "gelu" else y
+                )
+            found.append((y, moments, slopes))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("shape", "channel_dim"), SHAPES)
+def test_pieces_cover_all_rows_and_are_small(shape, channel_dim):
+    x = inputs(shape, channel_dim, torch.float32)[0]
+    matrix = Matrix(x, channel_dim)
+    channel = torch.arange(shape[channel_dim])
+    pieces = list(matrix.pieces(True, matrix.of(x), matrix.spread(channel)))
+    assert sum(len(piece) for piece, _ in pieces) == matrix.rows
+    assert all(piece.numel() <= ALONE for piece, _ in pieces) or matrix.width > ALONE
+    view = [-1 if d == channel_dim else 1 for d in range(x.dim())]
+    expected = matrix.of(channel.view(view).expand_as(x).contiguous())
+    assert torch.equal(torch.cat([numbers.expand_as(piece) for piece, numbers in pieces]), expected)
+
+
+def test_small_tensors_and_single_threads_are_not_timed():
+    x = torch.rand(4, 8, 4, 4)
+    with aten._way(x) as alone:
+        assert not alone
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with aten._way(torch.rand(1, 2, 300, 300)) as alone:
+            assert not alone
+    finally:
+        torch.set_num_threads(before)

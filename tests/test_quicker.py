@@ -1,0 +1,67 @@
+"""`Quicker`: it goes the way that takes less time, and notices when that is the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from stocnoise import quicker
+from stocnoise.quicker import Quicker
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(quicker, "time", clock)
+    return clock
+
+
+def gone(ways: Quicker, clock: Clock, seconds: dict[bool, float], times: int, work: float = 1.0) -> list[bool]:
+    """Which way so many blocks went that take `seconds` for each unit of work."""
+    found = []
+    for _ in range(times):
+        with ways.timed(work) as way:
+            clock.now += work * seconds[way]
+        found.append(way)
+    return found
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_it_tries_both_and_takes_the_quicker(clock, best):
+    found = gone(Quicker(), clock, {best: 0.001, not best: 0.002}, 12)
+    assert set(found[:2]) == {False, True} and set(found[2:]) == {best}
+
+
+def test_trying_the_other_way_costs_a_few_per_cent(clock):
+    ways, seconds = Quicker(), {True: 0.001, False: 0.05}
+    found = gone(ways, clock, seconds, 20_000)
+    assert found.count(False) > 2 and 0.05 * found.count(False) < 0.05 * clock.now
+
+
+def test_it_notices_a_change_either_way(clock):
+    ways = Quicker()
+    gone(ways, clock, {True: 0.001, False: 0.002}, 10)
+    assert gone(ways, clock, {True: 0.100, False: 0.002}, 10).count(True) == 1  # the way it went became slow
+    found = gone(ways, clock, {True: 0.001, False: 0.002}, 10_000)  # and later the other one quick again
+    assert found[-1000:].count(True) > 950
+
+
+def test_small_and_large_works_are_compared_by_their_pace(clock):
+    ways, seconds = Quicker(), {True: 0.001, False: 0.002}
+    gone(ways, clock, seconds, 1, work=100)
+    gone(ways, clock, seconds, 1, work=1)
+    assert set(gone(ways, clock, seconds, 5)) == {True}
+
+
+def test_what_is_raised_in_the_block_is_not_timed(clock):
+    ways = Quicker()
+    with pytest.raises(KeyError), ways.timed(1.0):
+        raise KeyError
+    assert not ways.pace
