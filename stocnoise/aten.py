@@ -1,8 +1,8 @@
 """The fused operation through ATen: CPUs, and every device for which there is no Triton kernel.
 
-What costs time on a CPU is drawing normals (see `normals`) and fresh memory: a large temporary is a new mapping,
-page-faulted on first touch. So normals are drawn straight into the result's memory, and everything else happens there
-in place.
+What costs time on a CPU is drawing normals (see `normals`), fresh memory, and threads that wait for one another. A
+large temporary is a new mapping, page-faulted on first touch: so normals are drawn straight into the result's memory,
+and everything else happens there in place. Whether threads share the work is found out in passing (see `_way`).
 """
 
 from __future__ import annotations
@@ -124,17 +124,17 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the moments of x ((3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
     scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    x = _dense(x, scratch)
+    dense = _dense(x, scratch)
     scale = gamma.sqrt() * sigma
     h, unseen = operation.activation, x.new_empty(3, 0, dtype=torch.float32)
     # No noise: the activation itself, bit for bit. Elsewhere than on a CPU looking at the scale would synchronise.
     if x.numel() == 0 or (x.device.type == "cpu" and not scale.any()):
-        found = _moments(x, operation.channel_dim, scratch, alone=False) if statistics else unseen
-        y = h(x)
+        found = _moments(dense, operation.channel_dim, scratch, alone=False) if statistics else unseen
+        y = h(x)  # in its own strides, which decide the last bit of some
         return (y.clone() if h.name == "identity" else y), found, scale
     with _way(x, statistics) as alone:
-        found = _moments(x, operation.channel_dim, scratch, alone) if statistics else unseen
-        noisy = _add_noise(x, scale, seed, operation, scratch, alone, relu=h.name == "relu")
+        found = _moments(dense, operation.channel_dim, scratch, alone) if statistics else unseen
+        noisy = _add_noise(dense, scale, seed, operation, scratch, alone, relu=h.name == "relu")
     y = noisy if h.name == "relu" else h(noisy)
     return y.to(x.dtype), found, scale
 
