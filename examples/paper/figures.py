@@ -22,13 +22,16 @@ from examples.paper.scale import Scale
 def draw(results: Results, scale: Scale, out: Path) -> dict[str, str]:
     """Save every picture that the results allow; returns file names by what they show."""
     pictures = {
-        "white-box": _white_box(results, scale),
-        "transfer": _transfer(results, scale),
         "question": _question(results, scale),
-        "ablation": _ablation(results, scale),
-        "plane": _planes(results, scale),
         "overfitting": _overfitting(results),
     }
+    if scale.studies.tables:
+        pictures |= {
+            "white-box": _white_box(results, scale),
+            "transfer": _transfer(results, scale),
+            "ablation": _ablation(results, scale),
+            "plane": _planes(results, scale),
+        }
     names = {}
     for name, picture in pictures.items():
         if picture is not None:

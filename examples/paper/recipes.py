@@ -86,6 +86,11 @@ def defences(scale: Scale) -> dict[str, Recipe]:
     }
 
 
+def asked(scale: Scale, defence: str) -> bool:
+    """Whether a scale trains that one of `defences`: without the paper's tables those of the question alone."""
+    return scale.studies.tables or defence in ("at", "trades", "anis")
+
+
 def student(scale: Scale, gamma: float) -> Recipe:
     """The student whose γ grows to `gamma`; "anis" is the one of the tables."""
     settings = scale.training

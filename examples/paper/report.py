@@ -17,15 +17,18 @@ def write(scale: Scale, out: Path) -> Path:
     """Draw the pictures and write the report beside the results."""
     results = Results.read(out)
     pictures = figures.draw(results, scale, out)
-    parts = [
-        _head(scale, results),
-        _question(scale, results, pictures),
+    tables = [
         _claims(scale, results),
         _table_1(results),
         _white_box(scale, results, pictures),
         _boundary(scale, results),
         _ablations(scale, results, pictures),
         _planes(pictures),
+    ]
+    parts = [
+        _head(scale, results),
+        _question(scale, results, pictures),
+        *(tables if scale.studies.tables else ()),
         _long_training(scale, results, pictures),
         _settings(scale, results),
     ]
@@ -39,7 +42,8 @@ def _head(scale: Scale, results: Results) -> Iterator[str]:
     measured = [line for line in results.lines if "settings" in line]
     seeds = sorted({line["seed"] for line in measured})
     versions = measured[0]["settings"]["versions"] if measured else {}
-    yield f"# The paper's tables and figures on {scale.name}"
+    what = "The paper's tables and figures" if scale.studies.tables else "The question that matters"
+    yield f"# {what} on {scale.name}"
     yield ""
     yield (
         "Tan, Elovici, Binder, *Adaptive Noise Injection for Training Stochastic Student Networks from Deterministic "

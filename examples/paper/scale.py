@@ -75,18 +75,20 @@ class Attacks:
     """Of five attacks on all those images, then of one more at a time on those that are left."""
     l2: tuple[float, ...]
     """Of CW and Boundary, whose norm it is."""
-    boundary_images: int
-    boundary_steps: int
     autoattack_images: int
     """With the first seed; 0 leaves it out."""
     averaged_samples: int = 16
     """Draws of the averaged predictor."""
+    boundary_images: int = 500
+    boundary_steps: int = 1000
 
 
 @dataclass(frozen=True)
 class Studies:
-    """What is varied beside the defences of the tables."""
+    """What is asked beside the paper's tables, and whether they are."""
 
+    tables: bool = True
+    """The paper's tables, curves and claims; False leaves the question that matters."""
     at_eps: tuple[float, ...] = ()
     """Adversarial training at other ε: with the one of the tables, its front of accuracy against robustness."""
     students: tuple[float, ...] = ()

@@ -42,7 +42,7 @@ class Unit:
 
 def stages(scale: Scale) -> list[list[Unit]]:
     """The teachers, then every other training, then every measurement; within a stage the order does not matter."""
-    table = recipes.defences(scale)
+    table = {name: recipe for name, recipe in recipes.defences(scale).items() if recipes.asked(scale, name)}
     line, students, helped = recipes.at_line(scale), recipes.students(scale), recipes.helped(scale)
     ablations = {recipe.name: recipe for recipe in recipes.ablations(scale).values()}
     rates = recipes.learning_rates(scale)
@@ -50,7 +50,8 @@ def stages(scale: Scale) -> list[list[Unit]]:
     for seed in scale.seeds:
         first = seed == scale.seeds[0]
         chosen = {**table, **line, **students, **helped}
-        wanted = [(recipe, kind) for recipe in table.values() for kind in ("plain", "expectation", "boundary")]
+        tables = ("plain", "expectation", "boundary") if scale.studies.tables else ()
+        wanted = [(recipe, kind) for recipe in table.values() for kind in tables]
         if first and scale.attacks.autoattack_images:
             wanted += [(recipe, "autoattack") for recipe in table.values()]
         attacked = [recipes.teacher(scale), *(recipe for recipe in chosen.values() if recipe.name != "none")]

@@ -32,7 +32,9 @@ def test_every_scale_is_read_and_plans_every_table_and_figure(name):
     trained = {(unit.seed, unit.recipe.name) for unit in teachers + training}
     assert {(unit.seed, unit.recipe.name) for unit in measuring} <= trained
     kinds = {(unit.recipe.name, unit.measurement) for unit in measuring}
-    assert kinds >= {(name, kind) for name in recipes.TITLES for kind in ("plain", "expectation", "boundary")}
+    tables = {(name, kind) for name in recipes.TITLES for kind in ("plain", "expectation", "boundary")}
+    assert kinds >= tables if chosen.studies.tables else not kinds & tables
+    assert kinds >= {(name, "strongest") for name in ("teacher", "at", "trades", "anis")}
     assert len({unit.path(chosen, Path()) for unit in training + measuring}) == len(training) + len(measuring)
 
 

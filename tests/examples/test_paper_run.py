@@ -117,6 +117,22 @@ def test_the_results_say_what_they_rest_on(finished):
 
 
 @pytest.mark.slow
+def test_a_scale_without_tables_reports_the_question_alone(finished, tmp_path):
+    folder, _ = finished
+    shutil.copy(folder / "results" / "small" / "results.jsonl", tmp_path)
+    chosen = scale.load(str(SMALL))
+    studies = dataclasses.replace(chosen.studies, tables=False)
+    text = report.write(dataclasses.replace(chosen, studies=studies), tmp_path).read_text()
+    assert text.startswith("# The question that matters on small")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Is the student ahead of adversarial training?",
+        "## Long training, on held-out images",
+        "## Settings, on held-out images",
+    ]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"question.png", "overfitting.png"}
+
+
+@pytest.mark.slow
 def test_a_second_call_does_nothing_twice_and_the_report_can_be_written_again(finished):
     folder, _ = finished
     text = (folder / "results" / "small" / "report.md").read_text()
