@@ -53,9 +53,7 @@ class Setting:
 
     def student(self, method: str, sigma: float, seed: int) -> nn.Module:
         """The teacher behind noise, as `method` makes it bear it."""
-        settings = self.scale.training
         model = train.teacher_of(self.scale, self.split, seed, self.work)
-        loader = self.split.loader(settings.batch_size, self.scale.data.workers)
         noisy = stocnoise.with_input_noise(model, sigma)
         asked: dict[str, dict[str, Any]] = {
             "AT, adapted": {"objective": "at", "attack": PGD(norm="l2", eps=2 * sigma, steps=STEPS)},
@@ -65,28 +63,13 @@ class Setting:
                 "attack": PGD(norm="l2", eps=2 * sigma, steps=STEPS // DRAWS, eot=DRAWS, loss=mean_probability),
             },
         }
-
-        def fit(model: nn.Module, checkpoints: Path) -> None:
-            stocnoise.finetune(
-                model,
-                loader,
-                epochs=settings.epochs,
-                lr=settings.lr,
-                precision=settings.precision,
-                channels_last=settings.channels_last,
-                seed=seed,
-                checkpoint_dir=checkpoints,
-                keep_checkpoints=1,
-                resume=True,
-                progress=False,
-                **asked[method],
-            )
-
         if method in asked:
-            train.once(self.home(method, sigma, seed), model if method.endswith("adapted") else noisy, fit)
+            taught = model if method.endswith("adapted") else noisy
+            train.fine_tuned(taught, self.scale, self.split, seed, self.home(method, sigma, seed), **asked[method])
         if method.endswith("adapted"):
             torch.manual_seed(seed)
-            stocnoise.adapt_batch_norm(noisy, loader)
+            settings = self.scale.training
+            stocnoise.adapt_batch_norm(noisy, self.split.loader(settings.batch_size, self.scale.data.workers))
         return noisy.eval()
 
     def certificate(self, method: str, sigma: float, seed: int, count: int, n: int) -> Certificate:

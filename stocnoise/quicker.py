@@ -11,8 +11,8 @@ _SHARE = 0.03
 
 
 class Quicker:
-    """Two ways, False and True. Each block goes the one that last took less time for as much work; the other is tried
-    again when what it took is no more than a `_SHARE` of the time since."""
+    """Two ways, False and True. Each block takes the one that was quicker the last time, for as much work; the other is
+    tried again when what it took then is no more than a `_SHARE` of the time since."""
 
     def __init__(self) -> None:
         self.pace: dict[bool, float] = {}
@@ -20,7 +20,7 @@ class Quicker:
         self.took: dict[bool, float] = {}
         """Seconds, the last time."""
         self.since = 0.0
-        """Seconds spent since the slower way was gone."""
+        """Seconds spent the quicker way since the other was taken."""
 
     def way(self) -> bool:
         if len(self.pace) < 2:
@@ -30,7 +30,7 @@ class Quicker:
 
     @contextmanager
     def timed(self, work: float) -> Iterator[bool]:
-        """The way to go in the block, which is so much work."""
+        """The way to take in the block, which is so much `work`, in any one unit; an error in it is not timed."""
         way = self.way()
         start = time.perf_counter()
         yield way

@@ -22,29 +22,9 @@ def trained(defence: Defence, scale: Scale, split: Split, seed: int, work: Path)
     teacher = train.teacher_of(scale, split, seed, work)  # what `build` draws is seeded with it
     model = defence.build(copy.deepcopy(teacher), split.test.everything()[0][:2].to(next(teacher.parameters()).device))
     settings = scale.training
-    asked: dict[str, Any] = {
-        "attack": stocnoise.PGD(eps=settings.eps, steps=settings.steps, step_size=settings.step_size),
-        "lr": settings.lr,
-        "precision": settings.precision,
-    }
-
-    def fit(model: nn.Module, checkpoints: Path) -> None:
-        loader = split.loader(settings.batch_size, scale.data.workers)
-        if any(stocnoise.stochastic_layers(model)):
-            stocnoise.calibrate(model, loader)
-        stocnoise.finetune(
-            model,
-            loader,
-            epochs=settings.epochs,
-            seed=seed,
-            checkpoint_dir=checkpoints,
-            keep_checkpoints=1,
-            resume=True,
-            progress=False,
-            **asked | defence.training(scale),
-        )
-
-    return train.once(train.folder(work, scale, seed, f"defence-{defence.name}"), model, fit)
+    attack = stocnoise.PGD(eps=settings.eps, steps=settings.steps, step_size=settings.step_size)
+    home = train.folder(work, scale, seed, f"defence-{defence.name}")
+    return train.fine_tuned(model, scale, split, seed, home, **{"attack": attack} | defence.training(scale))
 
 
 def measured(defence: Defence, scale: Scale, split: Split, seed: int, images: int, work: Path) -> dict[str, Any]:

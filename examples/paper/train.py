@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,26 @@ def untrained(scale: Scale, split: Split, recipe: Recipe, seed: int) -> nn.Modul
     return stocnoise.convert(model, split.test.everything()[0][:2], layer=recipe.layer)
 
 
-def once(home: Path, model: nn.Module, fit: Callable[[nn.Module, Path], object]) -> nn.Module:
-    """The model after `fit(model, checkpoints)`, which is called only if `home` does not have its weights yet."""
+def fine_tuned(model: nn.Module, scale: Scale, split: Split, seed: int, home: Path, **asked: Any) -> nn.Module:
+    """The model trained as the scale says, but for what is `asked` of `finetune`; once: `home` keeps the weights."""
     weights = home / "model.safetensors"
     if not weights.exists():
-        fit(model, home / "checkpoints")
+        settings = scale.training
+        loader = split.loader(settings.batch_size, scale.data.workers)
+        if any(stocnoise.stochastic_layers(model)):
+            stocnoise.calibrate(model, loader)
+        given: dict[str, Any] = {
+            "epochs": settings.epochs,
+            "lr": settings.lr,
+            "precision": settings.precision,
+            "channels_last": settings.channels_last,
+            "seed": seed,
+            "checkpoint_dir": home / "checkpoints",
+            "keep_checkpoints": 1,
+            "resume": True,
+            "progress": False,
+        }
+        stocnoise.finetune(model, loader, **given | asked)
         home.mkdir(parents=True, exist_ok=True)
         with replacing(weights) as temporary:
             save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
