@@ -18,6 +18,8 @@ from stocnoise.evaluation.stages import Candidate, Stage
 from stocnoise.evaluation.strongest import Name
 
 BATCH = 250
+# On a student now one of them took more, now the other.
+HARDER: tuple[Name, ...] = ("pgd", "apgd-margin")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,20 @@ def averaged(subject: Subject) -> dict[str, Any]:
     return _strongest(subject, Averaged(subject.model, attack.averaged_samples).eval(), budgets, draws=4)
 
 
+def harder(subject: Subject) -> dict[str, Any]:
+    """One draw, with more draws a gradient, and two attacks in each later stage."""
+    attack = subject.scale.attacks
+    return _strongest(subject, subject.model, (attack.strongest[0], *attack.harder), HARDER)
+
+
+def harder_averaged(subject: Subject) -> dict[str, Any]:
+    """The same for the averaged predictor, in half as many steps, as `averaged`."""
+    attack = subject.scale.attacks
+    budgets = [Budget(each.steps // 2, each.tries) for each in (attack.strongest[0], *attack.harder)]
+    predictor = Averaged(subject.model, attack.averaged_samples).eval()
+    return _strongest(subject, predictor, budgets, HARDER, draws=4)
+
+
 def noise_off(subject: Subject) -> dict[str, Any]:
     """The same for the student with its noise switched off at test time."""
     with stocnoise.deterministic(subject.model):
@@ -111,13 +127,19 @@ _FIRST: dict[Name, str] = {
 }
 
 
-def _strongest(subject: Subject, model: nn.Module, budgets: Sequence[Budget], **more: Any) -> dict[str, Any]:
-    """Five attacks with the first budget, then APGD on the margin with each further one on the images that are left."""
+def _strongest(
+    subject: Subject,
+    model: nn.Module,
+    budgets: Sequence[Budget],
+    then: tuple[Name, ...] = ("apgd-margin",),
+    **more: Any,
+) -> dict[str, Any]:
+    """Five attacks with the first budget, then those of `then` with each further one on the images that are left."""
     first, *later = budgets
     attack = stocnoise.evaluation.Strongest(
         (
             stocnoise.evaluation.Budget(first.steps, first.tries, tuple(_FIRST)),
-            *(stocnoise.evaluation.Budget(each.steps, each.tries, ("apgd-margin",)) for each in later),
+            *(stocnoise.evaluation.Budget(each.steps, each.tries, then) for each in later),
         )
     )
     images = subject.images(subject.scale.attacks.question_images)
@@ -202,6 +224,8 @@ MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "expectation": expectation,
     "strongest": strongest,
     "averaged": averaged,
+    "harder": harder,
+    "harder-averaged": harder_averaged,
     "noise-off": noise_off,
     "mixed": mixed,
     "boundary": boundary,

@@ -34,6 +34,9 @@ PREDICTORS = {
 }
 """How a model answers: the measurement that holds it, and what of it counts as right."""
 
+HARDER = {"strongest": "harder", "averaged": "harder-averaged"}
+"""What counts instead where it was measured, by measurement."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -132,9 +135,11 @@ class _Cost:
         return recipes.passes(self.scale, recipe), sum(seconds) / len(seconds) if seconds else float("nan"), asked
 
 
-def stages(results: Results) -> list[tuple[str, str, list[float]]]:
-    """Title, predictor, and the robust accuracy that each stage of the strongest attack left, means over seeds."""
+def stages(results: Results, harder: bool = False) -> list[tuple[str, str, list[float]]]:
+    """Title, predictor, and the robust accuracy that each stage of the attack left, means over seeds."""
     predictors = {kind: name for name, (kind, counted) in PREDICTORS.items() if counted == "draws"}
+    if harder:
+        predictors = {HARDER[kind]: name for kind, name in predictors.items() if kind in HARDER}
     measured = {(line["recipe"], line["kind"]): line["title"] for line in results.lines if line["kind"] in predictors}
     rows = []
     for (recipe, kind), title in measured.items():
@@ -171,15 +176,20 @@ def _resampled(size: int, generator: torch.Generator) -> Tensor:
 
 def _answers(results: Results, recipe: str, predictor: str) -> Answers | None:
     kind, counted = PREDICTORS[predictor]
-    found = [line["per_image"] for line in results.of(recipe, kind)]
+    found = [line["per_image"] for line in _hardest(results, recipe, kind)]
     if not found:
         return None
     clean, attacked = (torch.stack([_right(each[part], counted) for each in found]) for part in ("clean", "attacked"))
     if predictor == "averaged":
         # Made on one draw, in more steps: against some images the better attack on the mean of many as well.
-        others = [line["per_image"]["attacked"]["averaged"] for line in results.of(recipe, "strongest")]
+        others = [line["per_image"]["attacked"]["averaged"] for line in _hardest(results, recipe, "strongest")]
         attacked = torch.minimum(attacked, torch.tensor(others, dtype=attacked.dtype))
     return Answers(clean, attacked)
+
+
+def _hardest(results: Results, recipe: str, kind: str) -> list[dict[str, Any]]:
+    """By seed, the measurement of the harder attack if there is one."""
+    return results.of(recipe, HARDER.get(kind, kind)) or results.of(recipe, kind)
 
 
 def _right(answers: dict[str, Any], counted: str) -> Tensor:

@@ -81,6 +81,8 @@ class Attacks:
     """Draws of the averaged predictor."""
     boundary_images: int = 500
     boundary_steps: int = 1000
+    harder: tuple[Budget, ...] = ()
+    """Of two attacks after the first five, for what `Studies.harder` names: a lead has to withstand them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Studies:
     """What AT and the tables' student are given beside the noise, at equal cost: see `recipes.MEANS`."""
     mixtures: bool = False
     """AT and the tables' student, each mixed with its teacher."""
+    harder: tuple[str, ...] = ()
+    """Recipes with noise that are attacked harder, as one draw and as an average."""
     awp: float = 0.005
     """γ of adversarial weight perturbation."""
     guide: float = 0.1

@@ -59,6 +59,9 @@ def stages(scale: Scale) -> list[list[Unit]]:
         wanted += [(r, kind) for r in (table["anis"], *students.values()) for kind in ("averaged", "noise-off")]
         stochastic = [recipe for recipe in helped.values() if recipe.layer is not None]
         wanted += [(recipe, "averaged") for recipe in stochastic]
+        if unknown := sorted(set(scale.studies.harder) - chosen.keys()):
+            raise ValueError(f"{scale.name}: studies.harder names no recipe of this scale: {', '.join(unknown)}")
+        wanted += [(chosen[name], kind) for name in scale.studies.harder for kind in ("harder", "harder-averaged")]
         if scale.studies.mixtures:
             wanted += [(table[name], "mixed") for name in ("at", "anis")]
         if seed in scale.studies.gamma_seeds:

@@ -74,6 +74,13 @@ def test_a_wrong_setting_is_named(tmp_path, old, new, message):
         scale.load(str(tmp_path / "mine.toml"))
 
 
+def test_what_is_to_be_attacked_harder_must_be_a_recipe():
+    chosen = scale.load("digits")
+    studies = dataclasses.replace(chosen.studies, harder=("anis", "anis-gided"))
+    with pytest.raises(ValueError, match=r"studies\.harder names no recipe of this scale: anis-gided"):
+        units.stages(dataclasses.replace(chosen, studies=studies))
+
+
 def test_an_unknown_scale_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"cifar10.*digits"):
         scale.load("imagenet")
@@ -254,6 +261,15 @@ def test_what_was_made_on_one_draw_counts_against_the_averaged_predictor_too():
     robust = {row.predictor: row.robust for row in held}
     # The same random numbers decide both: the images right at 0.3 are right at 0.6.
     assert robust["averaged"] == robust["one draw"] == pytest.approx(0.3, abs=0.05)
+
+
+def test_where_a_model_was_attacked_harder_that_counts():
+    chosen = scale.load("digits")
+    harder = [line | {"kind": "harder"} for line in _lines("anis", 0.8, 0.3)]
+    averaged = [line | {"kind": "averaged"} for line in _lines("anis", 0.8, 0.6)]
+    _, held = question.rows(Results(_lines("at", 0.8, 0.5) + _lines("anis", 0.8, 0.6) + averaged + harder), chosen)
+    robust = {row.predictor: row.robust for row in held}
+    assert robust["one draw"] == robust["vote"] == robust["averaged"] == pytest.approx(0.3, abs=0.05)
 
 
 def test_seeds_that_disagree_widen_the_interval():

@@ -63,6 +63,7 @@ def test_the_report_has_every_table_and_figure(finished):
     for title in (
         "Is the student ahead",
         "come to its end",
+        "attacked harder",
         "claims",
         "Table 1",
         "White box",
@@ -110,6 +111,9 @@ def test_the_results_say_what_they_rest_on(finished):
     noisy = {line["recipe"] for line in strongest if line["settings"]["stochastic"]}
     helped = {f"anis-{means}" for means in ("awp", "guided", "one-step", "averaged")}
     assert noisy == {"l2p", "anis", "anis-0.3", "anis-eps-0.1", "no-init-0.1", *helped}
+    harder = {line["kind"]: line["stages"] for line in measured if line["kind"].startswith("harder")}
+    assert [(stage["steps"], stage["tries"]) for stage in harder["harder"]] == [(6, 2), (6, 6)]
+    assert [(stage["steps"], stage["tries"]) for stage in harder["harder-averaged"]] == [(3, 2), (3, 6)]
     mixed = [line for line in measured if line["kind"] == "mixed"]
     assert {line["recipe"] for line in mixed} == {"at", "anis"} and all(line["fit"]["candidates"] for line in mixed)
     planes = [line["recipe"] for line in lines if line["kind"] == "training" and line.get("plane")]

@@ -30,11 +30,14 @@ def on_a_cpu(**settings: Any) -> nn.Sequential:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # else this one is where the last one was
     try:
-        return trained(accelerator=Accelerator(cpu=True), **settings)
+        model = trained(accelerator=Accelerator(cpu=True), **settings)
     finally:
-        AcceleratorState._reset_state(reset_partial_state=True)  # else the next run is on a CPU too
+        AcceleratorState._reset_state(reset_partial_state=True)  # else the next one is on a CPU too
         torch.cuda.empty_cache()
+    assert not any(tensor.is_cuda for tensor in model.state_dict().values())
+    return model
 
 
 @pytest.fixture(autouse=True)
