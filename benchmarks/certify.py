@@ -164,7 +164,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/certify"))
     parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     args = parser.parse_args(argv)
-    chosen = scale.load(args.scale)
+    try:
+        chosen = scale.load(args.scale)
+        units.keep_apart(chosen, args.work)
+    except ValueError as error:
+        parser.error(str(error))
     data = chosen.data if chosen.data.test_images is None else dataclasses.replace(chosen.data, test_images=args.count)
     chosen = dataclasses.replace(chosen, seeds=tuple(args.seeds or chosen.seeds), data=data)
     if args.teacher:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from examples.defences import board, defence, run
-from examples.paper import images, scale
+from examples.paper import images, scale, units
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
         defences = [defence.load(name) for name in arguments.defences]
         if arguments.page:
             board.place(arguments.page.read_text(encoding="utf-8"), chosen.name)
+        units.keep_apart(chosen, arguments.work)
     except ValueError as error:
         parser.error(str(error))
     split = images.load(chosen.data, arguments.data)

@@ -37,7 +37,7 @@ def untrained(scale: Scale, split: Split, recipe: Recipe, seed: int) -> nn.Modul
 
 
 def fine_tuned(model: nn.Module, scale: Scale, split: Split, seed: int, home: Path, **asked: Any) -> nn.Module:
-    """The model trained as the scale says, but for what is `asked` of `finetune`; once: `home` keeps the weights."""
+    """The model trained as the scale says, but for what is `asked` of `finetune`; once: `home` keeps it."""
     weights = home / "model.safetensors"
     if not weights.exists():
         settings = scale.training
@@ -55,10 +55,8 @@ def fine_tuned(model: nn.Module, scale: Scale, split: Split, seed: int, home: Pa
             "resume": True,
             "progress": False,
         }
-        stocnoise.finetune(model, loader, **given | asked)
-        home.mkdir(parents=True, exist_ok=True)
-        with replacing(weights) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+        history = stocnoise.finetune(model, loader, **given | asked)
+        _write(home, model, {"history": [{"epoch": e.epoch, **_figures(e)} for e in history]})
         shutil.rmtree(home / "checkpoints", ignore_errors=True)
     model.load_state_dict(load_file(weights))
     return model.eval()
@@ -151,7 +149,7 @@ def _write(home: Path, model: nn.Module, record: dict[str, Any]) -> None:
     with replacing(home / "training.json") as temporary:
         temporary.write_text(json.dumps(record))
     with replacing(home / "model.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in model.cpu().state_dict().items()}, temporary)
+        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
 def _attack(scale: Scale, recipe: Recipe) -> stocnoise.PGD:

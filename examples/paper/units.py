@@ -101,15 +101,16 @@ def keep_apart(scale: Scale, work: Path) -> None:
             temporary.write_text(json.dumps(given, indent=1))
         return
     before = json.loads(path.read_text())
-    if changed := [
+    changed = [
         f"{part}.{key}"
         for part in given.keys() & before.keys()  # earlier versions wrote fewer
-        for key, value in given[part].items()
-        if before[part].get(key) != value
-    ]:
+        for key in given[part].keys() & before[part].keys()
+        if before[part][key] != given[part][key]
+    ]
+    if changed:
         raise ValueError(
-            f"{path.parent} was begun with other {', '.join(changed)}: give another --work, or delete what depends on "
-            "them there, and settings.json"
+            f"{path.parent} was begun with other {', '.join(sorted(changed))}: give another --work, or delete what "
+            "depends on them there, and settings.json"
         )
 
 

@@ -40,3 +40,9 @@ def test_all_methods_of_a_scale(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.stocnoise, "finetune", lambda *_, **__: pytest.fail("what is trained is trained again"))
     certify.main(asked)
     assert json.loads((tmp_path / "out" / "small.json").read_text())["results"] == kept
+
+    other = tmp_path / "small.toml"
+    other.write_text(SMALL.read_text().replace("batch_size = 64", "batch_size = 50"))
+    with pytest.raises(SystemExit):
+        certify.main([str(other), *asked[1:]])
+    assert "begun with other training.batch_size" in capsys.readouterr().err

@@ -118,7 +118,7 @@ def test_anyones_model_joins_by_one_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_and_leaves_a_line_a_defence_and_a_table(tmp_path, monkeypatch):
+def test_a_run_goes_on_and_leaves_a_line_a_defence_and_a_table(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- leaderboard small -->\nold\n<!-- end of small -->\nafter\n")
     out = ["--work", str(tmp_path), "--out", str(tmp_path / "r.jsonl"), "--page", str(page)]
@@ -136,6 +136,12 @@ def test_a_run_goes_on_and_leaves_a_line_a_defence_and_a_table(tmp_path, monkeyp
     command.main()
     assert weights.stat().st_mtime_ns == stamp and page.read_text() == before
     assert [json.dumps(line) for line in board.read(tmp_path / "r.jsonl")] == [json.dumps(line) for line in lines]
+    other = tmp_path / "small.toml"
+    other.write_text(SMALL.read_text().replace("batch_size = 64", "batch_size = 50"))
+    monkeypatch.setattr(sys, "argv", ["defences", str(other), *out, "--defences", "at"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "begun with other training.batch_size" in capsys.readouterr().err
 
 
 def test_the_page_shows_what_was_measured():

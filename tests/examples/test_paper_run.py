@@ -169,8 +169,13 @@ def test_other_settings_do_not_mix_with_what_earlier_ones_left(tmp_path):
     units.keep_apart(chosen, tmp_path)
     units.keep_apart(dataclasses.replace(chosen, seeds=(5,), note="Other seeds are no other settings."), tmp_path)
     changed = dataclasses.replace(chosen, attacks=dataclasses.replace(chosen.attacks, eot=7, draws=9))
-    with pytest.raises(ValueError, match=r"other attacks\.eot, attacks\.draws.*--work"):
+    with pytest.raises(ValueError, match=r"other attacks\.draws, attacks\.eot.*--work"):
         units.keep_apart(changed, tmp_path)
+    path = tmp_path / "small" / "settings.json"
+    earlier = json.loads(path.read_text())
+    del earlier["attacks"]["harder"]
+    path.write_text(json.dumps(earlier))
+    units.keep_apart(chosen, tmp_path)  # begun before there was such a setting
 
 
 def test_a_teacher_may_be_given(tmp_path):
