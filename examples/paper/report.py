@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from examples.paper import answer, figures, recipes
 from examples.paper.claims import PAPER_BOUNDARY, PAPER_CLEAN, claims
@@ -11,6 +13,8 @@ from examples.paper.markdown import cell, percent, picture, table
 from examples.paper.recipes import TITLES
 from examples.paper.results import Results
 from examples.paper.scale import Scale
+
+_NOT_CONVERGED = re.compile(r"has not converged: its last stage still took ([\d.]+) points")
 
 
 def write(scale: Scale, out: Path) -> Path:
@@ -41,7 +45,8 @@ def _head(scale: Scale, results: Results) -> Iterator[str]:
     data, training, attacks = scale.data, scale.training, scale.attacks
     measured = [line for line in results.lines if "settings" in line]
     seeds = sorted({line["seed"] for line in measured})
-    versions = measured[0]["settings"]["versions"] if measured else {}
+    made = {(tuple(s["versions"].items()), s["device"]) for s in (line["settings"] for line in measured)}
+    versions = sorted(f"{', '.join(map(' '.join, items))}, on {device}" for items, device in made)
     what = "The paper's tables and figures" if scale.studies.tables else "The question that matters"
     yield f"# {what} on {scale.name}"
     yield ""
@@ -66,10 +71,22 @@ def _head(scale: Scale, results: Results) -> Iterator[str]:
         f"scored on {attacks.draws} fresh draws. Figures are means over seeds, ± a 95 % half-width over images, draws "
         "and seeds."
     )
-    yield f"- **Versions**: {', '.join(f'{name} {version}' for name, version in versions.items())}."
-    warnings = sorted({warning for line in measured for warning in line["warnings"]})
-    yield from (f"- **Warning**: {warning}" for warning in warnings)
+    yield f"- **Versions**: {'; '.join(versions)}."
+    yield from (f"- **Warning**: {warning}" for warning in _warnings(measured))
     yield ""
+
+
+def _warnings(measured: list[dict[str, Any]]) -> list[str]:
+    """Each of them once, and in one sentence what differs by nothing but its figures."""
+    given = [warning for line in measured for warning in line["warnings"]]
+    taken = [float(found[1]) for warning in given if (found := _NOT_CONVERGED.search(warning))]
+    said = sorted({warning for warning in given if not _NOT_CONVERGED.search(warning)})
+    if taken:
+        said.append(
+            f"{len(taken)} of the strongest attacks have not converged: the last stage still took {min(taken):.1f} to "
+            f"{max(taken):.1f} points of a robust accuracy, which is then at most what stands here"
+        )
+    return said
 
 
 def _claims(scale: Scale, results: Results) -> Iterator[str]:
