@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scale", help="name of a scale of examples/paper, or a TOML file")
     parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
+    parser.add_argument("--teacher", type=Path, help="take these weights (safetensors) instead of training a teacher")
     parser.add_argument("--eps", type=float, nargs="+", required=True)
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 0.1, 0.3], help="0 is AT without noise")
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
@@ -110,12 +111,15 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     chosen = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, epochs=args.epochs))
+    chosen = dataclasses.replace(chosen, seeds=tuple(args.seeds or chosen.seeds))
+    if args.teacher:
+        units.take_teacher(args.teacher, chosen, args.data, args.work)
     split = images.load(chosen.data, args.data)
     out = args.out or Path("benchmarks/results/collapse") / f"{chosen.name}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     asked = ("attack", "eps", "gamma", "seed", "epochs")
-    for seed, eps, name, gamma in product(args.seeds or chosen.seeds, args.eps, args.attacks, args.gammas):
+    for seed, eps, name, gamma in product(chosen.seeds, args.eps, args.attacks, args.gammas):
         if any(tuple(line[key] for key in asked) == (name, eps, gamma, seed, args.epochs) for line in lines):
             continue
         line = run(chosen, split, name, eps, gamma, seed, args.work)

@@ -1,7 +1,8 @@
 """The paper at one scale, from the data to the report: `python -m examples.paper digits`.
 
 What was interrupted goes on at the next call. The scales are the TOML files in `examples/paper/scales/`: digits,
-cifar10-small, cifar10, cifar100; a TOML file of your own may be given instead. Results and report are written to
+cifar10-small, cifar10-pretrained, cifar10-pretrained-long, cifar10, cifar100; a TOML file of your own may be given
+instead. Results and report are written to
 `examples/paper/results/<scale>/`, networks and checkpoints to `runs/paper/<scale>/`.
 """
 
