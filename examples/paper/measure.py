@@ -83,23 +83,17 @@ def averaged(subject: Subject) -> dict[str, Any]:
     With half as many steps, since a gradient takes at least as many passes as the predictor has draws. What is made on
     one draw, with more steps, is held against it as well: see `question`.
     """
-    attack = subject.scale.attacks
-    budgets = [Budget(each.steps // 2, each.tries) for each in attack.strongest]
-    return _strongest(subject, Averaged(subject.model, attack.averaged_samples).eval(), budgets, draws=4)
+    return _averaged(subject, subject.scale.attacks.strongest)
 
 
 def harder(subject: Subject) -> dict[str, Any]:
-    """One draw, with more draws a gradient, and two attacks in each later stage."""
-    attack = subject.scale.attacks
-    return _strongest(subject, subject.model, (attack.strongest[0], *attack.harder), HARDER)
+    """As `strongest`, with the later stages of `Attacks.harder`, of two attacks each."""
+    return _strongest(subject, subject.model, _harder(subject), HARDER)
 
 
 def harder_averaged(subject: Subject) -> dict[str, Any]:
-    """The same for the averaged predictor, in half as many steps, as `averaged`."""
-    attack = subject.scale.attacks
-    budgets = [Budget(each.steps // 2, each.tries) for each in (attack.strongest[0], *attack.harder)]
-    predictor = Averaged(subject.model, attack.averaged_samples).eval()
-    return _strongest(subject, predictor, budgets, HARDER, draws=4)
+    """As `averaged`, with those stages."""
+    return _averaged(subject, _harder(subject), then=HARDER)
 
 
 def noise_off(subject: Subject) -> dict[str, Any]:
@@ -162,6 +156,16 @@ def _strongest(
         "stages": stages,
         "per_image": {"clean": _answers(report.clean.score), "attacked": _answers(entry.score)},
     }
+
+
+def _averaged(subject: Subject, budgets: Sequence[Budget], **more: Any) -> dict[str, Any]:
+    predictor = Averaged(subject.model, subject.scale.attacks.averaged_samples).eval()
+    return _strongest(subject, predictor, [Budget(each.steps // 2, each.tries) for each in budgets], draws=4, **more)
+
+
+def _harder(subject: Subject) -> tuple[Budget, ...]:
+    attack = subject.scale.attacks
+    return attack.strongest[0], *attack.harder
 
 
 def _rates(figures: Stage | Candidate) -> dict[str, Any]:
