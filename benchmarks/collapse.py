@@ -38,6 +38,11 @@ ATTACKS: dict[str, Callable[[float], PGD]] = {
 }
 
 
+def collapsed(robust: list[float], training: float) -> bool:
+    """Of the accuracy that PGD leaves after each epoch, and what the attack of the training leaves in the last one."""
+    return robust[-1] < max(max(robust) / 2, training / 4)
+
+
 def run(chosen: Scale, split: Split, name: str, eps: float, gamma: float, seed: int, work: Path) -> dict[str, Any]:
     """What there is to tell of one training: the scale's, but for its attack and γ."""
     model = train.teacher_of(chosen, split, seed, work)
@@ -67,7 +72,7 @@ def run(chosen: Scale, split: Split, name: str, eps: float, gamma: float, seed: 
         "training": history[-1]["robust_accuracy"],
         "best": max(robust),
         "last": robust[-1],
-        "collapsed": robust[-1] < max(max(robust) / 2, history[-1]["robust_accuracy"] / 4),
+        "collapsed": collapsed(robust, history[-1]["robust_accuracy"]),
         "robust": robust,
         "torch": torch.__version__,
     }

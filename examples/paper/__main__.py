@@ -2,8 +2,8 @@
 
 What was interrupted goes on at the next call. The scales are the TOML files in `examples/paper/scales/`: digits,
 cifar10-small, cifar10-pretrained, cifar10-pretrained-long, cifar10, cifar100; a TOML file of your own may be given
-instead. Results and report are written to
-`examples/paper/results/<scale>/`, networks and checkpoints to `runs/paper/<scale>/`.
+instead. Results and report are written to `examples/paper/results/<scale>/`, networks and checkpoints to
+`runs/paper/<scale>/`.
 """
 
 from __future__ import annotations

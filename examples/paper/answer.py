@@ -12,6 +12,7 @@ from examples.paper.scale import Budget, Scale
 
 
 def section(scale: Scale, results: Results, pictures: dict[str, str]) -> Iterator[str]:
+    """Lines of Markdown; none where adversarial training was not measured."""
     line, held = question.rows(results, scale)
     if not line:
         return

@@ -59,8 +59,14 @@ def stages(scale: Scale) -> list[list[Unit]]:
         wanted += [(r, kind) for r in (table["anis"], *students.values()) for kind in ("averaged", "noise-off")]
         stochastic = [recipe for recipe in helped.values() if recipe.layer is not None]
         wanted += [(recipe, "averaged") for recipe in stochastic]
-        if unknown := sorted(set(scale.studies.harder) - chosen.keys()):
-            raise ValueError(f"{scale.name}: studies.harder names no recipe of this scale: {', '.join(unknown)}")
+        noisy = [name for name, recipe in chosen.items() if recipe.layer is not None]
+        if unknown := sorted(set(scale.studies.harder) - set(noisy)):
+            raise ValueError(
+                f"{scale.name}: studies.harder names no recipe of this scale: {', '.join(unknown)}; "
+                f"those with noise are {', '.join(noisy)}"
+            )
+        if scale.studies.harder and not scale.attacks.harder:
+            raise ValueError(f"{scale.name}: studies.harder needs attacks.harder, stages after the first of strongest")
         wanted += [(chosen[name], kind) for name in scale.studies.harder for kind in ("harder", "harder-averaged")]
         if scale.studies.mixtures:
             wanted += [(table[name], "mixed") for name in ("at", "anis")]

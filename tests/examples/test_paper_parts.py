@@ -79,6 +79,10 @@ def test_what_is_to_be_attacked_harder_must_be_a_recipe():
     studies = dataclasses.replace(chosen.studies, harder=("anis", "anis-gided"))
     with pytest.raises(ValueError, match=r"studies\.harder names no recipe of this scale: anis-gided"):
         units.stages(dataclasses.replace(chosen, studies=studies))
+    with pytest.raises(ValueError, match=r"no recipe of this scale: at; those with noise are l2p, anis"):
+        units.stages(dataclasses.replace(chosen, studies=dataclasses.replace(chosen.studies, harder=("at",))))
+    with pytest.raises(ValueError, match=r"studies\.harder needs attacks\.harder"):
+        units.stages(dataclasses.replace(chosen, studies=dataclasses.replace(chosen.studies, harder=("anis",))))
 
 
 def test_an_unknown_scale_lists_the_known_ones():
@@ -270,6 +274,9 @@ def test_where_a_model_was_attacked_harder_that_counts():
     _, held = question.rows(Results(_lines("at", 0.8, 0.5) + _lines("anis", 0.8, 0.6) + averaged + harder), chosen)
     robust = {row.predictor: row.robust for row in held}
     assert robust["one draw"] == robust["vote"] == robust["averaged"] == pytest.approx(0.3, abs=0.05)
+    # Broken off after a seed, it counts for none.
+    partly = Results(_lines("at", 0.8, 0.5) + _lines("anis", 0.8, 0.6) + averaged + harder[:1])
+    assert all(row.robust == pytest.approx(0.6, abs=0.05) for row in question.rows(partly, chosen)[1])
 
 
 def test_seeds_that_disagree_widen_the_interval():

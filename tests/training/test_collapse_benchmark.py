@@ -11,6 +11,7 @@ from benchmarks import collapse
 from examples.paper import train
 
 SMALL = Path(__file__).parents[1] / "examples" / "small.toml"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "collapse"
 
 
 @pytest.mark.slow
@@ -36,6 +37,25 @@ def test_every_run_leaves_a_line_and_is_made_once(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         collapse.main([str(other), *asked[1:]])
     assert "begun with other training.batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("robust", "training", "expected"),
+    [
+        ([0.3, 0.6, 0.2], 0.5, True),  # less than half of its best
+        ([0.02, 0.03, 0.03], 0.5, True),  # never more than its own attack hides
+        ([0.1, 0.3, 0.2], 0.5, False),
+    ],
+)
+def test_what_a_collapse_is(robust, training, expected):
+    assert collapse.collapsed(robust, training) == expected
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_committed_table_is_that_of_the_committed_lines(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "\n".join(collapse.shown(lines)) + "\n" == path.with_suffix(".txt").read_text()
+    assert all(line["collapsed"] == collapse.collapsed(line["robust"], line["training"]) for line in lines)
 
 
 def test_the_table_counts_the_runs_that_lost_half_of_their_best():
