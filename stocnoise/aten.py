@@ -82,11 +82,15 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor, alone: bool) -> Tenso
     count = x.numel() // channels
     if x.dtype == scratch.dtype and x.device.type == "cpu":  # elsewhere looking at the result would synchronise
         mean, m2 = _mean_and_m2(x, channel_dim, alone)
-        if (mean.square() <= m2 * (_TELLING / count)).all():
-            return torch.stack([torch.full_like(mean, count), mean, m2]).float()
+        if torch.addcmul(m2, mean, mean, value=-count / _TELLING).amin().item() >= 0:
+            return _together(count, mean, m2)
     pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(scratch.dtype)
     mean, m2 = _mean_and_m2(torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch), channel_dim, alone)
-    return torch.stack([torch.full_like(mean, count), mean + pivot, m2]).float()
+    return _together(count, mean + pivot, m2)
+
+
+def _together(count: int, mean: Tensor, m2: Tensor) -> Tensor:
+    return torch.stack([torch.full_like(mean, count), mean, m2]).float()
 
 
 # mean² / variance up to which x as it is tells as much as differences from an element that lies 4 σ off.
@@ -103,14 +107,14 @@ def _mean_and_m2(x: Tensor, channel_dim: int, alone: bool) -> tuple[Tensor, Tens
     if not matrix.by_channel:
         mean, var = torch.ops.aten.batch_norm_update_stats(rows, None, None, 0.0)
         return mean, var * len(rows)
-    sums, norms = x.new_empty(2, matrix.rows).unbind()
-    for piece, total, norm in matrix.pieces(alone, rows, sums, norms):
+    found = x.new_empty(2, matrix.rows)
+    for piece, total, norm in matrix.pieces(alone, rows, *found):
         torch.sum(piece, 1, out=total)
         torch.linalg.vector_norm(piece, dim=1, out=norm)
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
-    total = sums.to(wide).view(-1, matrix.channels).sum(0)
-    squares = norms.to(wide).square_().view(-1, matrix.channels).sum(0)
-    mean = total / (x.numel() // matrix.channels)
+    sums, norms = found.to(wide).view(2, -1, matrix.channels)
+    total, squares = sums.sum(0), norms.mul_(norms).sum(0)
+    mean = total / float(x.numel() // matrix.channels)
     return mean, squares.addcmul_(total, mean, value=-1)
 
 
@@ -128,7 +132,7 @@ def forward(
     scale = gamma.sqrt() * sigma
     h, unseen = operation.activation, x.new_empty(3, 0, dtype=torch.float32)
     # No noise: the activation itself, bit for bit. Elsewhere than on a CPU looking at the scale would synchronise.
-    if x.numel() == 0 or (x.device.type == "cpu" and not scale.any()):
+    if x.numel() == 0 or (x.device.type == "cpu" and not torch.count_nonzero(scale)):
         found = _moments(dense, operation.channel_dim, scratch, alone=False) if statistics else unseen
         y = h(x)  # in its own strides, which decide the last bit of some
         return (y.clone() if h.name == "identity" else y), found, scale
@@ -180,10 +184,11 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
     """See `stocnoise.functional.update_sigma`."""
     wide = torch.float32 if moments.device.type == "mps" else torch.float64  # MPS has no float64
     count, m2 = _of_all_parts(moments.to(wide))
-    std = (m2 / (count - 1).clamp_(min=0)).sqrt_()
+    std = (m2 / (count - 1.0).clamp_(min=0.0)).sqrt_()
     seen = std < torch.inf  # false for NaN, which no element and one give
     before.copy_(sigma)
-    sigma.copy_(torch.where(seen, torch.lerp(sigma.to(wide), std, alpha), sigma))
+    old = sigma.to(wide)
+    sigma.copy_(torch.where(seen, torch.lerp(old, std, alpha), old))
     batches.add_(seen.any())
 
 

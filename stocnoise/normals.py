@@ -46,17 +46,22 @@ def fill_normal(out: Tensor, seed: int, alone: bool = False) -> Tensor:
 
 def _fill_rows(flat: Tensor, seed: int, alone: bool) -> None:
     whole, rest = divmod(flat.numel(), _NORMALS)
-    keys = _keys(seed, whole + 1)
+    keys, factors = _keys(seed, whole + 1)
+    threads = torch.get_num_threads()
+    at_once = 1 if alone else min(_ROWS_A_THREAD * threads, max(whole, 1))
+    # What is quicker on one thread takes 32-bit indices, what threads can share is quicker with 64.
+    kind = torch.int32 if alone or threads == 1 else torch.int64
+    index = torch.empty(at_once, _NORMALS // 2, dtype=kind, device="cpu")
     rows = flat[: whole * _NORMALS].view(whole, _NORMALS)
     if alone:
-        _fill_alone(rows, keys[:whole])
-    else:
-        at_once = _ROWS_A_THREAD * torch.get_num_threads()
-        for some, theirs in zip(rows.split(at_once), keys[:whole].split(at_once), strict=True):
-            _fill_shared(some, theirs)
+        _fill_alone(rows, keys[:whole], factors[:whole], index[0])
+    elif whole:
+        for first in range(0, whole, at_once):
+            some = slice(first, min(first + at_once, whole))
+            _fill_shared(rows[some], keys[some], factors[some], index)
     if rest:
         row = torch.empty(1, (rest + 3) // 4 * 4, device="cpu", dtype=torch.float32)
-        _fill_alone(row, keys[-1:])
+        _fill_shared(row, keys[whole:], factors[whole:], index)
         flat[-rest:] = row[0, :rest]
 
 
@@ -66,18 +71,37 @@ def _fill_rows(flat: Tensor, seed: int, alone: bool) -> None:
 # values of variance 1 where the table has 65,536.
 
 
-def _fill_alone(rows: Tensor, keys: Tensor) -> None:
-    """Fill each of `rows` (R, N) under its `keys` (R, 2), one after the other.
+def _fill_shared(rows: Tensor, keys: Tensor, factors: Tensor, index: Tensor) -> None:
+    """Fill `rows` (R, N) under their `keys` and `factors` (R, 1), each operation on all rows and on all threads.
 
-    No operation has more than 32,768 elements, which PyTorch leaves to the calling thread.
+    Nothing fresh is needed but the `index`, which is overwritten: what comes before the normals is computed in their
+    memory. One row has no operation of more than 32,768 elements, which PyTorch leaves to the calling thread.
     """
-    counters = _counters()[: rows.shape[1] // 4]
+    count, half = len(rows), rows.shape[1] // 2
+    quarters = rows.view(torch.int32).view(4, count, half // 2)
+    words, upper = quarters[0], quarters[1]
+    torch.bitwise_xor(_counters()[: half // 2], keys, out=words).mul_(factors)
+    words.add_(torch.bitwise_right_shift(words, _HALF, out=upper))
+    index = index.as_strided((count, half), (half, 1)).copy_(words.view(torch.uint16))
+    pairs = torch.view_as_complex(rows.view(count, half, 2))
+    if index.dtype == torch.int32:
+        torch.index_select(_table(), 0, index.view(-1), out=pairs.view(-1))
+    else:  # along rows, which threads share: in one dimension PyTorch looks up on one thread
+        parts = 4 * count if half % 4 == 0 else count
+        torch.gather(_table().expand(parts, -1), 1, index.view(parts, -1), out=pairs.view(parts, -1))
+    a, b = rows.view(count, 2, half).unbind(1)
+    a.add_(b)
+    torch.sub(a, b, alpha=2, out=b)
+
+
+def _fill_alone(rows: Tensor, keys: Tensor, factors: Tensor, index: Tensor) -> None:
+    """The same, one row after the other."""
+    counters, table = _counters(), _table()
     words, upper = torch.empty_like(counters), torch.empty_like(counters)
-    index = torch.empty(2 * len(counters), dtype=torch.int32, device="cpu")
-    halves, table = words.view(torch.uint16), _table()
-    pairs = torch.view_as_complex(rows.view(len(rows), 2 * len(counters), 2))
+    halves = words.view(torch.uint16)
+    pairs = torch.view_as_complex(rows.view(len(rows), 2 * _WORDS, 2))
     # All rows' views are made at once: one by one they cost as much as the operations.
-    views = (*keys.unbind(1), pairs, *rows.view(len(rows), 2, 2 * len(counters)).unbind(1))
+    views = (keys, factors, pairs, *rows.view(len(rows), 2, 2 * _WORDS).unbind(1))
     for key, factor, pair, a, b in zip(*(view.unbind() for view in views), strict=True):
         torch.bitwise_xor(counters, key, out=words).mul_(factor)
         words.add_(torch.bitwise_right_shift(words, _HALF, out=upper))
@@ -85,25 +109,6 @@ def _fill_alone(rows: Tensor, keys: Tensor) -> None:
         torch.index_select(table, 0, index, out=pair)
         a.add_(b)
         torch.sub(a, b, alpha=2, out=b)
-
-
-def _fill_shared(rows: Tensor, keys: Tensor) -> None:
-    """The same, each operation on all rows and, but for the look-up, on all threads."""
-    words = torch.bitwise_xor(_counters(), keys[:, :1]).mul_(keys[:, 1:])
-    words.add_(torch.bitwise_right_shift(words, _HALF))
-    _look_up(words.view(torch.uint16).to(torch.int32).view(-1), rows.view(-1))
-    a, b = rows.view(len(rows), 2, _NORMALS // 2).unbind(1)
-    a.add_(b)
-    torch.sub(a, b, alpha=2, out=b)
-
-
-def _look_up(index: Tensor, flat: Tensor) -> None:
-    """The table's pairs (N,) into `flat` (2N,)."""
-    pairs = flat.view(-1, 2)
-    if torch.get_num_threads() < 4:
-        torch.index_select(_table(), 0, index, out=torch.view_as_complex(pairs))
-    else:  # four times as much work, but it is shared out: PyTorch looks up in one dimension on one thread
-        torch.index_select(torch.view_as_real(_table()), 0, index, out=pairs)
 
 
 @functools.cache
@@ -126,11 +131,11 @@ def _digest(seed: int, size: int) -> bytes:
     return hashlib.shake_128((seed & _MASK64).to_bytes(8, "little")).digest(size)
 
 
-def _keys(seed: int, n: int) -> Tensor:
-    """(n, 2) int32: what a row's counters are combined with, and an odd factor."""
-    keys = torch.frombuffer(bytearray(_digest(seed, 8 * n)), dtype=torch.int32).view(n, 2)
-    keys[:, 1].bitwise_or_(1)
-    return keys
+def _keys(seed: int, n: int) -> tuple[Tensor, ...]:
+    """(n, 1) int32 twice: what each row's counters are combined with, and an odd factor."""
+    words = torch.frombuffer(bytearray(_digest(seed, 8 * n)), dtype=torch.int32).view(n, 2, 1)
+    keys, factors = words.unbind(1)
+    return keys, factors.bitwise_or_(_ONE)
 
 
 @functools.cache
@@ -143,5 +148,5 @@ def _counters() -> Tensor:
     return words.sub_(1 << 31).to(torch.int32)
 
 
-# Given as a number it would be converted to int32 each time.
-_HALF = torch.tensor(16, dtype=torch.int32, device="cpu")
+# Given as numbers they would be converted to int32 each time.
+_ONE, _HALF = torch.tensor([1, 16], dtype=torch.int32, device="cpu").unbind()

@@ -21,25 +21,27 @@ class Matrix:
     """
 
     def __init__(self, x: Tensor, channel_dim: int) -> None:
-        self.order = sorted(range(x.dim()), key=x.stride, reverse=True)
+        order = sorted(range(x.dim()), key=x.stride, reverse=True)
         self.channels = x.shape[channel_dim]
-        inner = math.prod(x.shape[d] for d in self.order[self.order.index(channel_dim) + 1 :])
+        inner = math.prod(x.shape[d] for d in order[order.index(channel_dim) + 1 :])
         self.by_channel = self.channels > 1 and inner > 1
         self.width = inner if self.by_channel else self.channels
         self.rows = x.numel() // self.width
 
     def of(self, x: Tensor) -> Tensor:
         """A view of x."""
-        return x.permute(self.order).view(self.rows, self.width)
+        return x.as_strided((self.rows, self.width), (self.width, 1))
 
     def spread(self, v: Tensor) -> Tensor:
         """What (C,) is for every row: (R, 1) or (R, W)."""
         if self.by_channel:
-            return v.repeat(self.rows // self.channels).unsqueeze(1)
+            return v.expand(self.rows // self.channels, -1).reshape(-1, 1)
         return v.expand(self.rows, self.width)
 
     def pieces(self, alone: bool, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Tensors (R, …), cut between rows alike: `alone` into pieces of at most `ALONE` elements, where rows are so
         short, otherwise not at all. No operation along rows gives another bit by it."""
         size = (alone and ALONE // self.width) or self.rows
+        if size >= self.rows:
+            return iter((parts,))
         return zip(*(part.split(size) for part in parts), strict=True)
