@@ -123,24 +123,33 @@ def _dense(x: Tensor, like: Tensor) -> Tensor:
     return x if x.stride() == like.stride() else x.clone()
 
 
+def perturbed(
+    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool, relu: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x + noise in the accumulation dtype (ReLU of it if `relu`), or x itself where there is no noise; and the rest of
+    what `forward` returns."""
+    scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
+    dense = _dense(x, scratch)
+    scale = gamma.sqrt() * sigma
+    unseen = x.new_empty(3, 0, dtype=torch.float32)
+    # Elsewhere than on a CPU looking at the scale would synchronise.
+    if x.numel() == 0 or (x.device.type == "cpu" and not torch.count_nonzero(scale)):
+        found = _moments(dense, operation.channel_dim, scratch, alone=False) if statistics else unseen
+        return x, found, scale
+    with _way(x, statistics) as alone:
+        found = _moments(dense, operation.channel_dim, scratch, alone) if statistics else unseen
+        return _add_noise(dense, scale, seed, operation, scratch, alone, relu), found, scale
+
+
 def forward(
     x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the moments of x ((3, 0) without `statistics`), and the noise's scale √γ·σ; see `functional.stoc_act`."""
-    scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    dense = _dense(x, scratch)
-    scale = gamma.sqrt() * sigma
-    h, unseen = operation.activation, x.new_empty(3, 0, dtype=torch.float32)
-    # No noise: the activation itself, bit for bit. Elsewhere than on a CPU looking at the scale would synchronise.
-    if x.numel() == 0 or (x.device.type == "cpu" and not torch.count_nonzero(scale)):
-        found = _moments(dense, operation.channel_dim, scratch, alone=False) if statistics else unseen
-        y = h(x)  # in its own strides, which decide the last bit of some
-        return (y.clone() if h.name == "identity" else y), found, scale
-    with _way(x, statistics) as alone:
-        found = _moments(dense, operation.channel_dim, scratch, alone) if statistics else unseen
-        noisy = _add_noise(dense, scale, seed, operation, scratch, alone, relu=h.name == "relu")
-    y = noisy if h.name == "relu" else h(noisy)
-    return y.to(x.dtype), found, scale
+    h = operation.activation
+    noisy, found, scale = perturbed(x, sigma, gamma, seed, operation, statistics, relu=h.name == "relu")
+    # Without noise the activation itself, bit for bit: of x in its own strides, which decide the last bit of some.
+    y = noisy if h.name == "relu" and noisy is not x else h(noisy)
+    return (y.clone() if y is x else y.to(x.dtype)), found, scale
 
 
 _DERIVATIVE: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {

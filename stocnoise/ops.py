@@ -227,6 +227,41 @@ class _Direct(torch.autograd.Function):
     backward = staticmethod(_backward)
 
 
+class _Perturbed(torch.autograd.Function):
+    """x + noise by ATen, whose derivative is 1.
+
+    ATen has it in memory in any case. So what follows can be PyTorch's own activation, which keeps it, as large as x,
+    instead of x: no noise need be drawn again, and there is a second derivative.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        noisy, moments, scale = aten.perturbed(*args)
+        ctx.mark_non_differentiable(moments, scale)
+        ctx.set_materialize_grads(False)
+        return noisy, moments, scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        return grad, None, None, None, None, None
+
+
+def _by_parts(
+    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    noisy, moments, scale = _Perturbed.apply(x, sigma, gamma, seed, operation, statistics)
+    return operation.activation(noisy), moments, scale
+
+
+def _better_by_parts(x: Tensor, h: Activation) -> bool:
+    """Whether `_by_parts` is for x: where the backward pass needs x + noise, which is no larger than x.
+
+    PyTorch's own derivative of gelu_tanh overflows where ours does not.
+    """
+    needed = not h.output_decides and h.name not in ("identity", "gelu_tanh")
+    return needed and x.dtype in (torch.float32, torch.float64) and implementation(x) is aten
+
+
 def apply(
     x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,7 +269,10 @@ def apply(
     way = _operator
     if _unobserved(x, sigma, gamma, seed):
         derived = torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
-        way = _Direct.apply if derived else implementation(x).forward
+        if not derived:
+            way = implementation(x).forward
+        else:
+            way = _by_parts if _better_by_parts(x, operation.activation) else _Direct.apply
     elif not torch.compiler.is_compiling() and transformed():
         way = _Transformed.apply
     return way(x, sigma, gamma, seed, operation, statistics)

@@ -151,6 +151,44 @@ def test_what_the_output_decides_has_a_second_derivative(name: str) -> None:
     torch.testing.assert_close(second, 6 * y.detach() * slope**2)
 
 
+@pytest.mark.parametrize("name", ["gelu", "silu", "hardswish"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_x_with_its_noise_is_kept_where_it_is_no_larger_than_x(name: str, gamma: float, dtype: torch.dtype) -> None:
+    """One tensor, for a backward pass that draws nothing again; of bfloat16 x itself."""
+    x = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        functional.stoc_act(x, torch.ones(8), torch.tensor(gamma), torch.tensor([5]), activation=name)
+    (large,) = (t for t in kept if t.numel() == x.numel())
+    assert large.dtype == dtype
+    assert torch.equal(large, x) == (dtype == torch.bfloat16 or gamma == 0)
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_of_float32_on_a_cpu_what_the_input_decides_has_a_second_derivative(name: str) -> None:
+    """That of h at x + noise: float64, by differences of the first."""
+    given = (torch.ones(8), torch.tensor(0.5), torch.tensor([5]))
+    x = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def first(at: Tensor) -> Tensor:
+        y = functional.stoc_act(at, *given, activation=name)
+        return torch.autograd.grad(y.sum(), at, create_graph=True)[0]
+
+    (second,) = torch.autograd.grad(first(x.requires_grad_()).sum(), x)
+    after, before = (first((x + d).detach().requires_grad_()).detach() for d in (1e-5, -1e-5))
+    torch.testing.assert_close(second, (after - before) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("gelu", torch.bfloat16), ("gelu_tanh", torch.float32)])
+def test_where_noise_is_drawn_again_a_second_derivative_is_refused(name: str, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 8, 4, 4).to(dtype).requires_grad_()
+    y = functional.stoc_act(x, torch.ones(8), torch.tensor(0.5), torch.tensor([5]), activation=name)
+    (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="stoc_act_backward"):
+        torch.autograd.grad(first.sum(), x)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning", "ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_without_gradients_the_same_numbers(activation: str) -> None:
