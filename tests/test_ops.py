@@ -165,7 +165,7 @@ def test_x_with_its_noise_is_kept_where_it_is_no_larger_than_x(name: str, gamma:
     assert torch.equal(large, x) == (dtype == torch.bfloat16 or gamma == 0)
 
 
-@pytest.mark.parametrize("name", ["gelu", "silu"])
+@pytest.mark.parametrize("name", ["gelu", "silu", "hardswish"])
 def test_of_float32_on_a_cpu_what_the_input_decides_has_a_second_derivative(name: str) -> None:
     """That of h at x + noise: float64, by differences of the first."""
     given = (torch.ones(8), torch.tensor(0.5), torch.tensor([5]))
