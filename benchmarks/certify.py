@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import stocnoise
-from examples.paper import images, scale, train, units
+from examples.paper import asked, images, train
 from examples.paper.images import Split
 from examples.paper.scale import Scale
 from stocnoise import PGD, Certificate
@@ -153,26 +153,17 @@ def write(name: str, kept: dict[tuple[str, float], list[Certificate]], out: Path
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("scale", help="name of a scale of examples/paper, or a TOML file")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
-    parser.add_argument("--teacher", type=Path, help="take these weights (safetensors) instead of training a teacher")
+    asked.arguments(parser)
     parser.add_argument("--sigma", type=float, nargs="+", default=[0.12, 0.25])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the scale's")
     parser.add_argument("--n", type=int, default=1000, help="draws for each bound")
     parser.add_argument("--count", type=int, default=300, help="test images")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/certify"))
-    parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     args = parser.parse_args(argv)
-    try:
-        chosen = scale.load(args.scale)
-        units.keep_apart(chosen, args.work)
-    except ValueError as error:
-        parser.error(str(error))
+    chosen = asked.chosen(parser, args)
+    asked.begin(parser, args, chosen)
     data = chosen.data if chosen.data.test_images is None else dataclasses.replace(chosen.data, test_images=args.count)
-    chosen = dataclasses.replace(chosen, seeds=tuple(args.seeds or chosen.seeds), data=data)
-    if args.teacher:
-        units.take_teacher(args.teacher, chosen, args.data, args.work)
+    chosen = dataclasses.replace(chosen, data=data)
     setting = Setting(chosen, images.load(chosen.data, args.data), args.work)
     kept: dict[tuple[str, float], list[Certificate]] = {}
     for seed in chosen.seeds:

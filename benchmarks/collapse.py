@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import stocnoise
-from examples.paper import images, scale, train, units
+from examples.paper import asked, images, train
 from examples.paper.images import Split, batches
 from examples.paper.scale import Scale
 from stocnoise import PGD
@@ -99,33 +99,23 @@ def shown(lines: list[dict[str, Any]]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scale", help="name of a scale of examples/paper, or a TOML file")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
-    parser.add_argument("--teacher", type=Path, help="take these weights (safetensors) instead of training a teacher")
+    asked.arguments(parser)
     parser.add_argument("--eps", type=float, nargs="+", required=True)
     parser.add_argument("--gammas", type=float, nargs="+", default=[0.0, 0.1, 0.3], help="0 is AT without noise")
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the scale's")
-    parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     parser.add_argument("--out", type=Path, help="lines of JSON; default benchmarks/results/collapse/SCALE.jsonl")
     args = parser.parse_args(argv)
-    try:
-        chosen = scale.load(args.scale)
-        units.keep_apart(chosen, args.work)
-    except ValueError as error:
-        parser.error(str(error))
+    chosen = asked.chosen(parser, args)
+    asked.begin(parser, args, chosen)
     chosen = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, epochs=args.epochs))
-    chosen = dataclasses.replace(chosen, seeds=tuple(args.seeds or chosen.seeds))
-    if args.teacher:
-        units.take_teacher(args.teacher, chosen, args.data, args.work)
     split = images.load(chosen.data, args.data)
     out = args.out or Path("benchmarks/results/collapse") / f"{chosen.name}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    asked = ("attack", "eps", "gamma", "seed", "epochs")
+    keys = ("attack", "eps", "gamma", "seed", "epochs")
     for seed, eps, name, gamma in product(chosen.seeds, args.eps, args.attacks, args.gammas):
-        if any(tuple(line[key] for key in asked) == (name, eps, gamma, seed, args.epochs) for line in lines):
+        if any(tuple(line[key] for key in keys) == (name, eps, gamma, seed, args.epochs) for line in lines):
             continue
         line = run(chosen, split, name, eps, gamma, seed, args.work)
         lines.append(line)

@@ -11,31 +11,28 @@ import argparse
 from pathlib import Path
 
 from examples.defences import board, defence, run
-from examples.paper import images, scale, units
+from examples.paper import asked, images
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.defences", description=__doc__)
-    parser.add_argument("scale", help="name of a scale, or a TOML file")
+    asked.arguments(parser, seeds=[0])
     parser.add_argument("--defences", nargs="+", default=defence.names(), help="names, or files of your own")
     parser.add_argument("--images", type=int, default=100, help="test images")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
-    parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     parser.add_argument("--out", type=Path, help="results, lines of JSON; default beside this file")
     parser.add_argument("--page", type=Path, help="write the table there, between its marks")
     arguments = parser.parse_args()
+    chosen = asked.chosen(parser, arguments)
     try:
-        chosen = scale.load(arguments.scale)
         defences = [defence.load(name) for name in arguments.defences]
         if arguments.page:
             board.place(arguments.page.read_text(encoding="utf-8"), chosen.name)
-        units.keep_apart(chosen, arguments.work)
     except ValueError as error:
         parser.error(str(error))
+    asked.begin(parser, arguments, chosen)
     split = images.load(chosen.data, arguments.data)
     out = arguments.out or board.RESULTS / f"{chosen.name}.jsonl"
-    for seed in arguments.seeds:
+    for seed in chosen.seeds:
         for each in defences:
             lines = board.add(out, run.measured(each, chosen, split, seed, arguments.images, arguments.work))
             print(f"\n{board.table(lines)}", flush=True)

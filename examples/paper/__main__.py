@@ -9,36 +9,23 @@ instead. Results and report are written to `examples/paper/results/<scale>/`, ne
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
-from examples.paper import report, results, scale, units
+from examples.paper import asked, report, results, units
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.paper", description=__doc__)
-    parser.add_argument("scale", help="name of a scale, or a TOML file")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="torchvision's root, or the folder of images")
-    parser.add_argument("--teacher", type=Path, help="take these weights (safetensors) instead of training a teacher")
-    parser.add_argument("--seeds", type=int, nargs="+", help="other seeds than the scale's")
+    asked.arguments(parser)
     parser.add_argument("--jobs", type=int, default=1, help="units of work at once, each with its share of the cores")
-    parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--report", action="store_true", help="only write the report again, from the results")
     arguments = parser.parse_args()
-    try:
-        chosen = scale.load(arguments.scale)
-        if arguments.seeds:
-            chosen = dataclasses.replace(chosen, seeds=tuple(arguments.seeds))
-        if not arguments.report:
-            units.keep_apart(chosen, arguments.work)
-    except ValueError as error:
-        parser.error(str(error))
+    chosen = asked.chosen(parser, arguments)
     out = arguments.out / chosen.name
     if not arguments.report:
-        if arguments.teacher:
-            units.take_teacher(arguments.teacher, chosen, arguments.data, arguments.work)
+        asked.begin(parser, arguments, chosen)
         failed = units.run(chosen, arguments.data, arguments.work, arguments.jobs)
         results.collect(chosen, arguments.work, out)
         if failed:
