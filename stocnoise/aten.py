@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stocnoise.activations import Activation, Operation
-from stocnoise.normals import fill_normal
+from stocnoise.normals import fill_normal, filling
 from stocnoise.pieces import ALONE, Matrix
 from stocnoise.quicker import Quicker
 
@@ -58,15 +58,19 @@ def _add_noise(
         row = fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), int(seed.item()), alone)
         torch.add(x, row.mul_(_per_channel(scale, x, operation.channel_dim)), out=scratch)
         return scratch.relu_() if relu else scratch
-    fill_normal(scratch, int(seed.item()), alone)
     matrix = Matrix(x, operation.channel_dim)
-    for given, noisy, factor in matrix.pieces(alone, matrix.of(x), matrix.of(scratch), matrix.spread(scale)):
-        if x.dtype == scratch.dtype:
-            torch.addcmul(given, noisy, factor, out=noisy)
-        else:
-            noisy.mul_(factor).add_(given)
-        if relu:
-            noisy.relu_()
+    whole = (matrix.of(x), matrix.of(scratch), matrix.spread(scale))
+    done = 0
+    for filled in filling(scratch, int(seed.item()), alone):
+        first, done = done, filled // matrix.width
+        parts = whole if done - first == matrix.rows else [part[first:done] for part in whole]
+        for given, noisy, factor in matrix.pieces(alone, *parts):
+            if x.dtype == scratch.dtype:
+                torch.addcmul(given, noisy, factor, out=noisy)
+            else:
+                noisy.mul_(factor).add_(given)
+            if relu:
+                noisy.relu_()
     return scratch
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -36,34 +37,43 @@ def fill_normal(out: Tensor, seed: int, alone: bool = False) -> Tensor:
 
     On a CPU on all threads, or on the calling one `alone`; neither that nor the number of threads changes a bit.
     """
-    flat = out.as_strided((out.numel(),), (1,))  # in any other order than memory's it is slow
-    if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= _LARGE:
-        _fill_rows(flat, seed, alone)
-    else:
-        key = int.from_bytes(_digest(seed, 8), "little") >> 1
-        flat.normal_(generator=torch.Generator(device=out.device).manual_seed(key))
+    for _ in filling(out, seed, alone):
+        pass
     return out
 
 
-def _fill_rows(flat: Tensor, seed: int, alone: bool) -> None:
+def filling(out: Tensor, seed: int, alone: bool = False) -> Iterator[int]:
+    """`fill_normal` step by step, from the front of the memory: so many elements are filled. What is done with them
+    between the steps finds them in the cache."""
+    flat = out.as_strided((out.numel(),), (1,))  # in any other order than memory's it is slow
+    if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= _LARGE:
+        yield from _filling_rows(flat, seed, alone)
+    else:
+        key = int.from_bytes(_digest(seed, 8), "little") >> 1
+        flat.normal_(generator=torch.Generator(device=out.device).manual_seed(key))
+        yield out.numel()
+
+
+def _filling_rows(flat: Tensor, seed: int, alone: bool) -> Iterator[int]:
     whole, rest = divmod(flat.numel(), _NORMALS)
     keys, factors = _keys(seed, whole + 1)
-    threads = torch.get_num_threads()
-    at_once = 1 if alone else min(_ROWS_A_THREAD * threads, max(whole, 1))
+    threads = 1 if alone else torch.get_num_threads()
+    at_once = min(_ROWS_A_THREAD * threads, max(whole, 1))
     # What is quicker on one thread takes 32-bit indices, what threads can share is quicker with 64.
-    kind = torch.int32 if alone or threads == 1 else torch.int64
-    index = torch.empty(at_once, _NORMALS // 2, dtype=kind, device="cpu")
+    kind = torch.int32 if threads == 1 else torch.int64
+    index = torch.empty(1 if alone else at_once, _NORMALS // 2, dtype=kind, device="cpu")
     rows = flat[: whole * _NORMALS].view(whole, _NORMALS)
-    if alone:
-        _fill_alone(rows, keys[:whole], factors[:whole], index[0])
-    elif whole:
-        for first in range(0, whole, at_once):
-            some = slice(first, min(first + at_once, whole))
-            _fill_shared(rows[some], keys[some], factors[some], index)
+    fill = _fill_alone if alone else _fill_shared
+    for first in range(0, whole, at_once):
+        some = slice(first, min(first + at_once, whole))
+        fill(rows[some], keys[some], factors[some], index)
+        if some.stop < whole or rest:
+            yield some.stop * _NORMALS
     if rest:
         row = torch.empty(1, (rest + 3) // 4 * 4, device="cpu", dtype=torch.float32)
         _fill_shared(row, keys[whole:], factors[whole:], index)
         flat[-rest:] = row[0, :rest]
+    yield flat.numel()
 
 
 # A row's words are its counters, which are random already, made others by the row's keys. A product's upper half is a
@@ -96,7 +106,8 @@ def _fill_shared(rows: Tensor, keys: Tensor, factors: Tensor, index: Tensor) -> 
 
 
 def _fill_alone(rows: Tensor, keys: Tensor, factors: Tensor, index: Tensor) -> None:
-    """The same, one row after the other."""
+    """The same, one row after the other; of `index` (1, N/2) one is enough."""
+    index = index[0]
     counters, table = _counters(), _table()
     words, upper = torch.empty_like(counters), torch.empty_like(counters)
     halves = words.view(torch.uint16)

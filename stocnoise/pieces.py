@@ -39,9 +39,10 @@ class Matrix:
         return v.expand(self.rows, self.width)
 
     def pieces(self, alone: bool, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Tensors (R, …), cut between rows alike: `alone` into pieces of at most `ALONE` elements, where rows are so
-        short, otherwise not at all. No operation along rows gives another bit by it."""
-        size = (alone and ALONE // self.width) or self.rows
-        if size >= self.rows:
+        """Tensors of as many rows, cut between rows alike: `alone` into pieces of at most `ALONE` elements, where rows
+        are so short, otherwise not at all. No operation along rows gives another bit by it."""
+        rows = len(parts[0])
+        size = (alone and ALONE // self.width) or rows
+        if size >= rows:
             return iter((parts,))
         return zip(*(part.split(size) for part in parts), strict=True)
