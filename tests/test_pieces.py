@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stocnoise import aten
 from stocnoise.activations import Activation, Operation
+from stocnoise.normals import fill_normal, filling
 from stocnoise.pieces import ALONE, Matrix
 
 SHAPES = [
@@ -84,6 +85,35 @@ def test_pieces_cover_all_rows_and_are_small(shape, channel_dim):
     view = [-1 if d == channel_dim else 1 for d in range(x.dim())]
     expected = matrix.of(channel.view(view).expand_as(x).contiguous())
     assert torch.equal(torch.cat([numbers.expand_as(piece) for piece, numbers in pieces]), expected)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "channel_dim"),
+    [((7, 90, 31, 33), 1), ((70, 97, 97), 2), ((1, 2, 600, 601), 1), ((1, 3, 750, 751), 1), ((1, 900_000), 1)],
+)
+def test_noise_is_added_to_every_element_once(monkeypatch, threads, shape, channel_dim, alone):
+    """To tensors that are filled in several steps, which end where no row does."""
+    x, sigma = inputs(shape, channel_dim, torch.float32)
+    operation = Operation(Activation("relu"), channel_dim, shared=False)
+    with going(monkeypatch, alone):
+        y, _, scale = aten.forward(x, sigma, torch.tensor(0.1), torch.tensor(7), operation, False)
+    noise = fill_normal(torch.empty(x.shape), 7).double()
+    scale = scale.double().view([-1 if d == channel_dim else 1 for d in range(x.dim())])
+    torch.testing.assert_close(y, (x.double() + scale * noise).relu().float())
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("n", [0, 5, (1 << 15) - 1, 1 << 16, (3 << 16) + 5, (30 << 16) + 1])
+def test_steps_of_filling_end_with_all_and_leave_what_they_have_filled(threads, n, alone):
+    out = torch.empty(n)
+    before, copies = 0, []
+    for filled in filling(out, 3, alone):
+        assert filled >= before
+        copies.append(out[before:filled].clone())
+        before = filled
+    assert before == n and torch.equal(torch.cat(copies), fill_normal(torch.empty(n), 3))
+    assert len(copies) > 1 or n < 30 << 16
 
 
 def test_small_tensors_and_single_threads_are_not_timed():
