@@ -89,7 +89,7 @@ def off(values: Tensor) -> Tensor:
     ("function", "change", "words"),
     [
         ("forward", lambda found: (off(found[0]), *found[1:]), "y is 0.1"),
-        ("forward", lambda found: (found[0], found[1] * 2, found[2]), "sigma is"),
+        ("perturbed", lambda found: (found[0], found[1] * 2, found[2]), "sigma is"),
         ("backward", off, "the gradient is 0.1"),
     ],
 )
@@ -98,10 +98,10 @@ def test_an_operation_that_is_wrong_is_found(
 ) -> None:
     right = getattr(aten, function)
 
-    def wrong(*args: Any) -> Any:
+    def wrong(*args: Any, **options: Any) -> Any:
         # The noise alone stays right, as the reference is made of it.
-        noise = function == "forward" and args[4].activation.name == "identity"
-        return right(*args) if noise else change(right(*args))
+        noise = function != "backward" and args[4].activation.name == "identity"
+        return right(*args, **options) if noise else change(right(*args, **options))
 
     monkeypatch.setattr(aten, function, wrong)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
