@@ -94,6 +94,7 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor, alone: bool) -> Tenso
 
 
 def _together(count: int, mean: Tensor, m2: Tensor) -> Tensor:
+    """(3, C) float32, of a count and two (C,)."""
     return torch.stack([torch.full_like(mean, count), mean, m2]).float()
 
 

@@ -249,6 +249,7 @@ class _Perturbed(torch.autograd.Function):
 def _by_parts(
     x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_Direct` gives, of x + noise and PyTorch's own activation."""
     noisy, moments, scale = _Perturbed.apply(x, sigma, gamma, seed, operation, statistics)
     return operation.activation(noisy), moments, scale
 

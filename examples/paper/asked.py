@@ -32,7 +32,7 @@ def begin(parser: argparse.ArgumentParser, given: argparse.Namespace, found: sca
     """See that the folder holds nothing of other settings, and put the teacher there if one was given."""
     try:
         units.keep_apart(found, given.work)
+        if given.teacher:
+            units.take_teacher(given.teacher, found, given.data, given.work)
     except ValueError as error:
         parser.error(str(error))
-    if given.teacher:
-        units.take_teacher(given.teacher, found, given.data, given.work)
