@@ -61,8 +61,10 @@ class Operation:
         activation: h.
         channel_dim: the dimension of x that c runs along; negative counts from the end.
         shared: whether every row x[i] has the same z.
+        donated: whether x's memory may be overwritten, because nothing reads x again.
     """
 
     activation: Activation
     channel_dim: int
     shared: bool
+    donated: bool = False

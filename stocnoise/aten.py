@@ -1,8 +1,10 @@
 """The fused operation through ATen: CPUs, and every device for which there is no Triton kernel.
 
 What costs time on a CPU is drawing normals (see `normals`), fresh memory, and threads that wait for one another. A
-large temporary is a new mapping, page-faulted on first touch: so normals are drawn straight into the result's memory,
-and everything else happens there in place. Whether threads share the work is found out in passing (see `_way`).
+large temporary is a new mapping, page-faulted on first touch: so normals are drawn part by part, and added while they
+are in the cache; nothing is fresh but the result, and not even that where x may be overwritten. In a network every
+operation costs several times what it does alone, its code being out of the cache, so there are few. Whether threads
+share the work is found out in passing (see `_way`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stocnoise.activations import Activation, Operation
-from stocnoise.normals import fill_normal, filling
+from stocnoise.normals import drawing, fill_normal
 from stocnoise.pieces import ALONE, Matrix
 from stocnoise.quicker import Quicker
 
@@ -50,32 +52,31 @@ def _way(x: Tensor, statistics: bool = False) -> Iterator[bool]:
 
 
 def _add_noise(
-    x: Tensor, scale: Tensor, seed: Tensor, operation: Operation, scratch: Tensor, alone: bool, relu: bool = False
+    x: Tensor, scale: Tensor, seed: Tensor, operation: Operation, out: Tensor, alone: bool, relu: bool = False
 ) -> Tensor:
-    """x + scale_c · z, and ReLU of it if `relu`, computed in `scratch` (accumulation dtype, x's shape and strides)."""
-    scale = scale.to(scratch.dtype)
+    """x + scale_c · z, and ReLU of it if `relu`, in `out`: x itself, or of the accumulation dtype and x's strides."""
+    scale = scale.to(out.dtype)
     if operation.shared:
-        row = fill_normal(torch.empty_like(scratch[:1], memory_format=torch.contiguous_format), int(seed.item()), alone)
-        torch.add(x, row.mul_(_per_channel(scale, x, operation.channel_dim)), out=scratch)
-        return scratch.relu_() if relu else scratch
+        row = fill_normal(torch.empty_like(out[:1], memory_format=torch.contiguous_format), int(seed.item()), alone)
+        torch.add(x, row.mul_(_per_channel(scale, x, operation.channel_dim)), out=out)
+        return out.relu_() if relu else out
     matrix = Matrix(x, operation.channel_dim)
-    whole = (matrix.of(x), matrix.of(scratch), matrix.spread(scale))
-    done = 0
-    for filled in filling(scratch, int(seed.item()), alone):
-        first, done = done, filled // matrix.width
-        parts = whole if done - first == matrix.rows else [part[first:done] for part in whole]
-        for given, noisy, factor in matrix.pieces(alone, *parts):
-            if x.dtype == scratch.dtype:
-                torch.addcmul(given, noisy, factor, out=noisy)
-            else:
-                noisy.mul_(factor).add_(given)
-            if relu:
-                noisy.relu_()
-    return scratch
+    whole = (matrix.of(x), matrix.of(out), matrix.spread(scale))
+    for first, normals in drawing(out, int(seed.item()), alone):
+        for block in matrix.blocks(first, normals, *whole):
+            for z, given, noisy, factor in matrix.pieces(alone, *block):
+                if x.dtype == out.dtype:
+                    torch.addcmul(given, z, factor, out=noisy)
+                else:
+                    torch.mul(z, factor, out=noisy).add_(given)
+                if relu:
+                    noisy.relu_()
+    return out
 
 
-def _moments(x: Tensor, channel_dim: int, scratch: Tensor, alone: bool) -> Tensor:
-    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel of dense x; may overwrite `scratch`.
+def _moments(x: Tensor, channel_dim: int, scratch: Tensor | None, alone: bool) -> Tensor:
+    """(3, C) float32: count, mean and M2 = Σ(x − mean)² of each channel of dense x; may overwrite `scratch`, which has
+    the accumulation dtype; None is fresh memory of x's.
 
     Of x as it is where no digits are lost so. Elsewhere about a pivot, the first element of each channel: float32 sums
     fail at |mean| ≫ std.
@@ -84,11 +85,12 @@ def _moments(x: Tensor, channel_dim: int, scratch: Tensor, alone: bool) -> Tenso
     if x.numel() == 0:
         return torch.zeros(3, channels, device=x.device)
     count = x.numel() // channels
-    if x.dtype == scratch.dtype and x.device.type == "cpu":  # elsewhere looking at the result would synchronise
+    dtype = _accumulation_dtype(x)
+    if x.dtype == dtype and x.device.type == "cpu":  # elsewhere looking at the result would synchronise
         mean, m2 = _mean_and_m2(x, channel_dim, alone)
         if torch.addcmul(m2, mean, mean, value=-count / _TELLING).amin().item() >= 0:
             return _together(count, mean, m2)
-    pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(scratch.dtype)
+    pivot = x[tuple(slice(None) if d == channel_dim else 0 for d in range(x.dim()))].to(dtype)
     mean, m2 = _mean_and_m2(torch.sub(x, _per_channel(pivot, x, channel_dim), out=scratch), channel_dim, alone)
     return _together(count, mean + pivot, m2)
 
@@ -129,21 +131,29 @@ def _dense(x: Tensor, like: Tensor) -> Tensor:
 
 
 def perturbed(
-    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool, relu: bool = False
+    x: Tensor,
+    sigma: Tensor,
+    gamma: Tensor,
+    seed: Tensor,
+    operation: Operation,
+    statistics: bool,
+    relu: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x + noise in the accumulation dtype (ReLU of it if `relu`), or x itself where there is no noise; and the rest of
-    what `forward` returns."""
-    scratch = torch.empty_like(x, dtype=_accumulation_dtype(x))
-    dense = _dense(x, scratch)
+    what `forward` returns. In fresh memory, or in that of x, dense and of that dtype, to `overwrite` it."""
+    fresh = None if overwrite else torch.empty_like(x, dtype=_accumulation_dtype(x))
+    dense = x if fresh is None else _dense(x, fresh)
     scale = gamma.sqrt() * sigma
     unseen = x.new_empty(3, 0, dtype=torch.float32)
     # Elsewhere than on a CPU looking at the scale would synchronise.
     if x.numel() == 0 or (x.device.type == "cpu" and not torch.count_nonzero(scale)):
-        found = _moments(dense, operation.channel_dim, scratch, alone=False) if statistics else unseen
+        found = _moments(dense, operation.channel_dim, fresh, alone=False) if statistics else unseen
         return x, found, scale
     with _way(x, statistics) as alone:
-        found = _moments(dense, operation.channel_dim, scratch, alone) if statistics else unseen
-        return _add_noise(dense, scale, seed, operation, scratch, alone, relu), found, scale
+        found = _moments(dense, operation.channel_dim, fresh, alone) if statistics else unseen
+        out = dense if fresh is None else fresh
+        return _add_noise(dense, scale, seed, operation, out, alone, relu), found, scale
 
 
 def forward(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
-from stocnoise import ops
+from stocnoise import ways
 from stocnoise.activations import Activation, Operation
 from stocnoise.checks import check_device, check_share, check_tensor
 
@@ -116,8 +117,8 @@ def perform(
     if not x.is_floating_point():
         raise ValueError(f"expected a floating-point input, got {x.dtype}")
     if channel_dim < 0:
-        operation = Operation(operation.activation, channel_dim + dims, operation.shared)
-    return ops.apply(x, sigma, gamma, seed, operation, statistics)
+        operation = replace(operation, channel_dim=channel_dim + dims)
+    return ways.apply(x, sigma, gamma, seed, operation, statistics)
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
@@ -171,4 +172,4 @@ def update_sigma(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor
     if moments.dim() != 3 or tuple(moments.shape[1:]) != (3, *channels):
         raise ValueError(f"moments must have shape (W, 3, {channels[0]}), not {tuple(moments.shape)}")
     check_share("alpha", alpha)
-    ops.apply_update(sigma, before, batches, moments, alpha)
+    ways.apply_update(sigma, before, batches, moments, alpha)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -37,90 +38,113 @@ def fill_normal(out: Tensor, seed: int, alone: bool = False) -> Tensor:
 
     On a CPU on all threads, or on the calling one `alone`; neither that nor the number of threads changes a bit.
     """
-    for _ in filling(out, seed, alone):
-        pass
+    flat = out.as_strided((out.numel(),), (1,))  # in any other order than memory's it is slow
+    for first, normals in drawing(flat, seed, alone):
+        flat[first : first + len(normals)] = normals
     return out
 
 
-def filling(out: Tensor, seed: int, alone: bool = False) -> Iterator[int]:
-    """`fill_normal` step by step, from the front of the memory: so many elements are filled. What is done with them
-    between the steps finds them in the cache."""
-    flat = out.as_strided((out.numel(),), (1,))  # in any other order than memory's it is slow
-    if out.device.type == "cpu" and out.dtype == torch.float32 and out.numel() >= _LARGE:
-        yield from _filling_rows(flat, seed, alone)
+def drawing(like: Tensor, seed: int, alone: bool = False) -> Iterator[tuple[int, Tensor]]:
+    """What `fill_normal` fills a tensor like this one with, part by part: where in memory it begins, and its normals
+    (n,).
+
+    The next part overwrites them: a large tensor need never be filled, and what is done with a part finds it in the
+    cache. Only one drawing can be under way in a thread.
+    """
+    if like.device.type == "cpu" and like.dtype == torch.float32 and like.numel() >= _LARGE:
+        yield from _drawing_rows(like.numel(), seed, alone)
     else:
         key = int.from_bytes(_digest(seed, 8), "little") >> 1
-        flat.normal_(generator=torch.Generator(device=out.device).manual_seed(key))
-        yield out.numel()
+        generator = torch.Generator(device=like.device).manual_seed(key)
+        yield 0, torch.empty(like.numel(), dtype=like.dtype, device=like.device).normal_(generator=generator)
 
 
-def _filling_rows(flat: Tensor, seed: int, alone: bool) -> Iterator[int]:
-    whole, rest = divmod(flat.numel(), _NORMALS)
-    keys, factors = _keys(seed, whole + 1)
-    threads = 1 if alone else torch.get_num_threads()
-    at_once = min(_ROWS_A_THREAD * threads, max(whole, 1))
-    # What is quicker on one thread takes 32-bit indices, what threads can share is quicker with 64.
-    kind = torch.int32 if threads == 1 else torch.int64
-    index = torch.empty(1 if alone else at_once, _NORMALS // 2, dtype=kind, device="cpu")
-    rows = flat[: whole * _NORMALS].view(whole, _NORMALS)
-    fill = _fill_alone if alone else _fill_shared
-    for first in range(0, whole, at_once):
-        some = slice(first, min(first + at_once, whole))
-        fill(rows[some], keys[some], factors[some], index)
-        if some.stop < whole or rest:
-            yield some.stop * _NORMALS
-    if rest:
-        row = torch.empty(1, (rest + 3) // 4 * 4, device="cpu", dtype=torch.float32)
-        _fill_shared(row, keys[whole:], factors[whole:], index)
-        flat[-rest:] = row[0, :rest]
-    yield flat.numel()
+def _drawing_rows(n: int, seed: int, alone: bool) -> Iterator[tuple[int, Tensor]]:
+    whole, rest = divmod(n, _NORMALS)
+    own = _own.memory(1 if alone else torch.get_num_threads())
+    together = 1 if alone else own.at_once
+    counts = [min(together, whole - row) for row in range(0, whole, together)]
+    keyed = zip(*(part.split([*counts, 1]) for part in _keys(seed, whole + 1)), strict=True)
+    for first in range(0, max(whole, 1), own.at_once):
+        last = min(first + own.at_once, whole)
+        for row in range(first, last, together):
+            own.rows(row - first, min(together, last - row)).draw(*next(keyed))
+        size = (last - first) * _NORMALS
+        if last == whole and rest:
+            own.rows(last - first, 1, (rest + 3) // 4 * 4).draw(*next(keyed))
+            size += rest
+        yield first * _NORMALS, own.normals[:size]
 
 
-# A row's words are its counters, which are random already, made others by the row's keys. A product's upper half is a
-# good hash of all bits, and the lower half takes the upper one in addition. Each half of a word looks up a pair of
-# normals of variance ½; a and b being the first and second half of a row of those, its normals are a + b and a − b: 2³²
-# values of variance 1 where the table has 65,536.
+class _Rows:
+    """`rows` of normals (R, N), and the `index` (R, N/2) of the entries that they are looked up at; dense.
 
+    A row's words are its counters, which are random already, made others by the row's keys. A product's upper half is a
+    good hash of all bits, and the lower half takes the upper one in addition. Each half of a word looks up a pair of
+    normals of variance ½; a and b being the first and second half of a row of those, its normals are a + b and a − b:
+    2³² values of variance 1 where the table has 65,536.
 
-def _fill_shared(rows: Tensor, keys: Tensor, factors: Tensor, index: Tensor) -> None:
-    """Fill `rows` (R, N) under their `keys` and `factors` (R, 1), each operation on all rows and on all threads.
-
-    Nothing fresh is needed but the `index`, which is overwritten: what comes before the normals is computed in their
-    memory. One row has no operation of more than 32,768 elements, which PyTorch leaves to the calling thread.
+    What comes before the normals is computed in their memory. One row has no operation of more than 32,768 elements,
+    which PyTorch leaves to the calling thread. To make the views takes about as long as to draw a row.
     """
-    count, half = len(rows), rows.shape[1] // 2
-    quarters = rows.view(torch.int32).view(4, count, half // 2)
-    words, upper = quarters[0], quarters[1]
-    torch.bitwise_xor(_counters()[: half // 2], keys, out=words).mul_(factors)
-    words.add_(torch.bitwise_right_shift(words, _HALF, out=upper))
-    index = index.as_strided((count, half), (half, 1)).copy_(words.view(torch.uint16))
-    pairs = torch.view_as_complex(rows.view(count, half, 2))
-    if index.dtype == torch.int32:
-        torch.index_select(_table(), 0, index.view(-1), out=pairs.view(-1))
-    else:  # along rows, which threads share: in one dimension PyTorch looks up on one thread
-        parts = 4 * count if half % 4 == 0 else count
-        torch.gather(_table().expand(parts, -1), 1, index.view(parts, -1), out=pairs.view(parts, -1))
-    a, b = rows.view(count, 2, half).unbind(1)
-    a.add_(b)
-    torch.sub(a, b, alpha=2, out=b)
+
+    def __init__(self, rows: Tensor, index: Tensor) -> None:
+        count, half = index.shape
+        self.index = index
+        self.words, self.upper, *_ = rows.view(torch.int32).view(4, count, half // 2).unbind()
+        self.halves = self.words.view(torch.uint16)
+        self.counters = _counters()[: half // 2]
+        pairs = torch.view_as_complex(rows.view(count, half, 2))
+        if index.dtype == torch.int32:
+            self.table, self.at, self.pairs = _table(), index.view(-1), pairs.view(-1)
+        else:  # along rows, which threads share: in one dimension PyTorch looks up on one thread
+            parts = 4 * count if half % 4 == 0 else count
+            self.table, self.at, self.pairs = _table().expand(parts, -1), index.view(parts, -1), pairs.view(parts, -1)
+        self.a, self.b = rows.view(count, 2, half).unbind(1)
+
+    def draw(self, keys: Tensor, factors: Tensor) -> None:
+        """Fill the rows, each under its key and its factor, (R, 1)."""
+        torch.bitwise_xor(self.counters, keys, out=self.words).mul_(factors)
+        self.words.add_(torch.bitwise_right_shift(self.words, _HALF, out=self.upper))
+        self.index.copy_(self.halves)
+        if self.at.dim() == 1:
+            torch.index_select(self.table, 0, self.at, out=self.pairs)
+        else:
+            torch.gather(self.table, 1, self.at, out=self.pairs)
+        self.a.add_(self.b)
+        torch.sub(self.a, self.b, alpha=2, out=self.b)
 
 
-def _fill_alone(rows: Tensor, keys: Tensor, factors: Tensor, index: Tensor) -> None:
-    """The same, one row after the other; of `index` (1, N/2) one is enough."""
-    index = index[0]
-    counters, table = _counters(), _table()
-    words, upper = torch.empty_like(counters), torch.empty_like(counters)
-    halves = words.view(torch.uint16)
-    pairs = torch.view_as_complex(rows.view(len(rows), 2 * _WORDS, 2))
-    # All rows' views are made at once: one by one they cost as much as the operations.
-    views = (keys, factors, pairs, *rows.view(len(rows), 2, 2 * _WORDS).unbind(1))
-    for key, factor, pair, a, b in zip(*(view.unbind() for view in views), strict=True):
-        torch.bitwise_xor(counters, key, out=words).mul_(factor)
-        words.add_(torch.bitwise_right_shift(words, _HALF, out=upper))
-        index.copy_(halves)
-        torch.index_select(table, 0, index, out=pair)
-        a.add_(b)
-        torch.sub(a, b, alpha=2, out=b)
+class _Memory:
+    """What a thread draws in, again and again, `at_once` rows and one: 0.4 MB a row, of which the system gives what is
+    used. With the views of it, without which a small layer takes a fifth longer."""
+
+    def __init__(self, threads: int) -> None:
+        self.at_once = _ROWS_A_THREAD * threads
+        # What is quicker on one thread takes 32-bit indices, what threads can share is quicker with 64.
+        kind = torch.int32 if threads == 1 else torch.int64
+        size = (self.at_once + 1) * _NORMALS
+        with torch.inference_mode(False):  # where it is first drawn is not where it is last
+            self.normals = torch.empty(size, dtype=torch.float32, device="cpu")
+            self.index = torch.empty(size // 2, dtype=kind, device="cpu")
+        self.rows = functools.lru_cache(maxsize=256)(self._rows)
+
+    def _rows(self, first: int, count: int, size: int = _NORMALS) -> _Rows:
+        """`count` rows from the one with that number on, or one that has but this `size`, a multiple of four."""
+        start, n = first * _NORMALS, count * size
+        with torch.inference_mode(False):
+            rows = self.normals[start : start + n].view(count, size)
+            return _Rows(rows, self.index[start // 2 : (start + n) // 2].view(count, size // 2))
+
+
+class _Own(threading.local):
+    """Each thread has its own memory."""
+
+    def __init__(self) -> None:
+        self.memory = functools.cache(_Memory)
+
+
+_own = _Own()
 
 
 @functools.cache

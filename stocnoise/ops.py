@@ -1,4 +1,4 @@
-"""The fused operation as PyTorch operators: shapes without data, derivative, and the shortest way to it.
+"""The fused operation as PyTorch operators: shapes without data, and derivative.
 
 `torch.library.custom_op` with an explicit fake, not `triton_op`: the fake of a `triton_op` runs the kernel, which fails
 in the interpreter, so that nothing could be tested without a GPU.
@@ -97,7 +97,7 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _unobserved(*tensors: Tensor) -> bool:
+def unobserved(*tensors: Tensor) -> bool:
     """Whether nothing looks at operators here: no compiler, tracer, transform, mode, subclass of Tensor or meta tensor.
 
     Then the implementation is called without them, which spares half the host time of a layer's training forward:
@@ -117,7 +117,7 @@ def _unobserved(*tensors: Tensor) -> bool:
     )
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, _, _, seed, operation, _ = inputs
     y, moments, scale = output
     ctx.operation = operation
@@ -129,7 +129,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
         ctx.save_for_backward(x, scale, seed)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     operation: Operation = ctx.operation
     h = operation.activation
     if grad is None or h.name == "identity":
@@ -137,11 +137,11 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor 
     elif h.output_decides:
         (y,) = ctx.saved_tensors
         # Compilers fuse ATen's derivatives with their neighbours, and these have derivatives themselves.
-        alone = _unobserved(grad, y) and not torch.is_grad_enabled()
+        alone = unobserved(grad, y) and not torch.is_grad_enabled()
         dx = (implementation(y) if alone else aten).backward_from_output(grad, y, h)
     else:
         x, scale, seed = ctx.saved_tensors
-        if _unobserved(grad, x, scale, seed) and not torch.is_grad_enabled():
+        if unobserved(grad, x, scale, seed) and not torch.is_grad_enabled():
             dx = implementation(x).backward(grad, x, scale, seed, operation)
         else:
             derivative = _TransformedBackward.apply if transformed() else stoc_act_backward
@@ -152,17 +152,17 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor 
 def _save_for_backward_of_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, activation, slope, channel_dim, statistics, shared = inputs
     operation = Operation(Activation(activation, slope), channel_dim, shared)
-    _save_for_backward(ctx, (*tensors, operation, statistics), output)
+    save_for_backward(ctx, (*tensors, operation, statistics), output)
 
 
 def _backward_of_operator(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_backward(ctx, *grads), None, None, None
+    return *gradients(ctx, *grads), None, None, None
 
 
 stoc_act.register_autograd(_backward_of_operator, setup_context=_save_for_backward_of_operator)
 
 
-def _operator(
+def operator(
     x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`stoc_act`, whose schema knows no `Operation`."""
@@ -189,14 +189,14 @@ stoc_act.register_vmap(_each(stoc_act))
 stoc_act_backward.register_vmap(_each(stoc_act_backward))
 
 
-class _Transformed(torch.autograd.Function):
+class Transformed(torch.autograd.Function):
     """`stoc_act` for the derivatives of torch.func, which do not see those of a custom operator."""
 
     generate_vmap_rule = True
 
-    forward = staticmethod(_operator)
-    setup_context = staticmethod(_save_for_backward)
-    backward = staticmethod(_backward)
+    forward = staticmethod(operator)
+    setup_context = staticmethod(save_for_backward)
+    backward = staticmethod(gradients)
 
 
 class _TransformedBackward(torch.autograd.Function):
@@ -213,76 +213,3 @@ class _TransformedBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError("a stochastic activation whose noise is drawn again has no second derivative")
-
-
-class _Direct(torch.autograd.Function):
-    """The implementation with its derivative, and no operator between."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        output = implementation(args[0]).forward(*args)
-        _save_for_backward(ctx, args, output)
-        return output
-
-    backward = staticmethod(_backward)
-
-
-class _Perturbed(torch.autograd.Function):
-    """x + noise by ATen, whose derivative is 1.
-
-    ATen has it in memory in any case. So what follows can be PyTorch's own activation, which keeps it, as large as x,
-    instead of x: no noise need be drawn again, and there is a second derivative.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        noisy, moments, scale = aten.perturbed(*args)
-        ctx.mark_non_differentiable(moments, scale)
-        ctx.set_materialize_grads(False)
-        return noisy, moments, scale
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        return grad, None, None, None, None, None
-
-
-def _by_parts(
-    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `_Direct` gives, of x + noise and PyTorch's own activation."""
-    noisy, moments, scale = _Perturbed.apply(x, sigma, gamma, seed, operation, statistics)
-    return operation.activation(noisy), moments, scale
-
-
-def _better_by_parts(x: Tensor, h: Activation) -> bool:
-    """Whether `_by_parts` is for x: where the backward pass needs x + noise, which is no larger than x.
-
-    PyTorch's own derivative of gelu_tanh overflows where ours does not.
-    """
-    needed = not h.output_decides and h.name not in ("identity", "gelu_tanh")
-    return needed and x.dtype in (torch.float32, torch.float64) and implementation(x) is aten
-
-
-def apply(
-    x: Tensor, sigma: Tensor, gamma: Tensor, seed: Tensor, operation: Operation, statistics: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`stoc_act`, wherever it is called."""
-    way = _operator
-    if _unobserved(x, sigma, gamma, seed):
-        derived = torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
-        if not derived:
-            way = implementation(x).forward
-        else:
-            way = _by_parts if _better_by_parts(x, operation.activation) else _Direct.apply
-    elif not torch.compiler.is_compiling() and transformed():
-        way = _Transformed.apply
-    return way(x, sigma, gamma, seed, operation, statistics)
-
-
-def apply_update(sigma: Tensor, before: Tensor, batches: Tensor, moments: Tensor, alpha: float) -> None:
-    """`update_sigma`, wherever it is called."""
-    if _unobserved(sigma, before, batches, moments):
-        implementation(sigma).update_sigma(sigma, before, batches, moments, alpha)
-        torch.autograd.graph.increment_version([t for t in (sigma, before, batches) if not t.is_inference()])
-    else:
-        update_sigma(sigma, before, batches, moments, alpha)

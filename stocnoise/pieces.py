@@ -46,3 +46,20 @@ class Matrix:
         if size >= rows:
             return iter((parts,))
         return zip(*(part.split(size) for part in parts), strict=True)
+
+    def blocks(self, first: int, flat: Tensor, *whole: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """`flat`, which is of the memory from `first` on, as blocks of the matrix: the end of a row, whole rows, the
+        beginning of a row; each with the same block of `whole`, (R, W) or (R, 1)."""
+        if len(flat) == self.rows * self.width:
+            yield flat.view(self.rows, self.width), *whole
+            return
+        done = 0
+        while done < len(flat):
+            row, column = divmod(first + done, self.width)
+            left = len(flat) - done
+            rows = max(left // self.width, 1) if column == 0 else 1
+            width = min(self.width - column, left)
+            block = flat[done : done + rows * width].view(rows, width)
+            taken = (part[row : row + rows] for part in whole)
+            yield block, *(part if part.shape[1] == 1 else part[:, column : column + width] for part in taken)
+            done += rows * width

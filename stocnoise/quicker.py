@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Of the time, what trying the slower way again may take, lest a change of circumstances goes unseen.
-_SHARE = 0.03
+_SHARE = 0.01
 
 
 class Quicker:

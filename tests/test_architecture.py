@@ -22,6 +22,7 @@ LAYERS = [
     {"noises"},
     {"layers"},
     {"recomputation", "functional", "distributed"},
+    {"ways"},
     {"ops"},
     {"implementation"},
     {"kernels"},

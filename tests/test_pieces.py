@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from stocnoise import aten
 from stocnoise.activations import Activation, Operation
-from stocnoise.normals import fill_normal, filling
+from stocnoise.normals import drawing, fill_normal
 from stocnoise.pieces import ALONE, Matrix
 
 SHAPES = [
@@ -93,7 +94,7 @@ def test_pieces_cover_all_rows_and_are_small(shape, channel_dim):
     [((7, 90, 31, 33), 1), ((70, 97, 97), 2), ((1, 2, 600, 601), 1), ((1, 3, 750, 751), 1), ((1, 900_000), 1)],
 )
 def test_noise_is_added_to_every_element_once(monkeypatch, threads, shape, channel_dim, alone):
-    """To tensors that are filled in several steps, which end where no row does."""
+    """To tensors that are drawn in several parts, which end where no row does."""
     x, sigma = inputs(shape, channel_dim, torch.float32)
     operation = Operation(Activation("relu"), channel_dim, shared=False)
     with going(monkeypatch, alone):
@@ -104,16 +105,31 @@ def test_noise_is_added_to_every_element_once(monkeypatch, threads, shape, chann
 
 
 @pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("n", [0, 5, (1 << 15) - 1, 1 << 16, (3 << 16) + 5, (30 << 16) + 1])
-def test_steps_of_filling_end_with_all_and_leave_what_they_have_filled(threads, n, alone):
-    out = torch.empty(n)
-    before, copies = 0, []
-    for filled in filling(out, 3, alone):
-        assert filled >= before
-        copies.append(out[before:filled].clone())
-        before = filled
-    assert before == n and torch.equal(torch.cat(copies), fill_normal(torch.empty(n), 3))
-    assert len(copies) > 1 or n < 30 << 16
+@pytest.mark.parametrize("n", [0, 5, (1 << 15) - 1, 1 << 16, (3 << 16) + 5, (90 << 16) + 1])
+def test_parts_of_a_drawing_follow_one_another_and_are_what_a_tensor_is_filled_with(threads, n, alone):
+    expected, done, parts = fill_normal(torch.empty(n), 3), 0, 0
+    for first, normals in drawing(torch.empty(n), 3, alone):
+        assert first == done and torch.equal(normals, expected[first : first + len(normals)])
+        done, parts = done + len(normals), parts + 1
+    assert done == n and (parts > 1) == (n > 80 << 16)
+
+
+def test_a_drawing_can_be_used_in_inference_mode_and_after_it():
+    with torch.inference_mode():
+        first = fill_normal(torch.empty(1 << 16), 3)
+    assert torch.equal(fill_normal(torch.empty(1 << 16), 3), first)
+
+
+def test_threads_draw_in_memory_of_their_own():
+    """Eight at once, each with its own seed, against one after the other."""
+    seeds = range(8)
+
+    def drawn(seed: int) -> Tensor:
+        return torch.stack([fill_normal(torch.empty(3 << 16), seed) for _ in range(5)])
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(drawn, seeds))
+    assert all(torch.equal(given, drawn(seed)) for seed, given in zip(seeds, found, strict=True))
 
 
 def test_small_tensors_and_single_threads_are_not_timed():

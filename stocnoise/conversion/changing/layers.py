@@ -33,6 +33,7 @@ def make_layers(
             gamma=own["gamma"],
             channel_dim=placement.site.channel_dim,
             inplace=placement.inplace,
+            donated=placement.donated,
             device=placement.device,
         )
         new.train(like.training)

@@ -176,10 +176,11 @@ class _Planner:
         channel_dim = -1 if call.channel_dim == dims - 1 and dims > 2 else call.channel_dim
         site = Site(name, kind, call.name, call.shape[call.channel_dim], channel_dim, index, call.reason)
         inplace = any(c.inplace and c.read_again for c in calls)
+        donated = not inplace and all(c.inplace and not c.given for c in calls)
         activation = None if wrapped else call.activation
         mine = {id(c) for c in calls}
         times = tuple(sum(id(c) in mine for c in record.calls) for record in self.records)
-        self.result.placements.append(Placement(site, path, activation, inplace, call.device, like, times))
+        self.result.placements.append(Placement(site, path, activation, inplace, donated, call.device, like, times))
         self.first[path] = min(self.order[id(c)] for c in calls)
 
     def _count(self, name: str) -> int:

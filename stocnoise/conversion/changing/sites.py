@@ -59,6 +59,7 @@ class Placement:
     activation: Activation | None
     """None: noise alone, before the function or module that stays."""
     inplace: bool
+    donated: bool
     device: torch.device
     like: str
     """The path of the module that it takes its mode from, and its hooks if that is the activation."""

@@ -33,6 +33,8 @@ class Call:
     inplace: bool = False
     read_again: bool = False
     """The activation wrote into its input, and the input was used afterwards."""
+    given: bool = False
+    """The activation wrote into what the model was called with."""
     noisy: bool = False
     """The input comes straight from a stochastic layer."""
     reason: str = ""

@@ -74,6 +74,7 @@ class Recorder(TorchFunctionMode):
         self._deaf = 0  # how many things of our own are going on, and functions whose operators are accounted for
         self._written: dict[int, list[Call]] = {}  # by the storage that a call overwrote
         self._storages: list[Any] = []  # kept, so that no two share an address
+        self._given: set[int] = set()  # the storages that the model was called with
         self._noisy: Any = None
 
     # Functions.
@@ -194,7 +195,7 @@ class Recorder(TorchFunctionMode):
         return call
 
     def _overwrites(self, call: Call, x: Tensor) -> None:
-        call.inplace = True
+        call.inplace, call.given = True, _address(x) in self._given
         self._written.setdefault(_address(x), []).append(call)
         self._storages.append(x.untyped_storage())
 
@@ -231,6 +232,8 @@ class Recorder(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         running = _Running(module, args, kwargs)
+        if not self._running:
+            self._given = {_address(tensor) for tensor in _tensors((args, kwargs))}
         with self._not_listening():
             if isinstance(module, StochasticActivation):
                 self._check(module, args)
@@ -347,6 +350,6 @@ def _tensors(values: Any) -> Iterator[Tensor]:
         yield values
     elif isinstance(values, Mapping):
         yield from _tensors(values.values())
-    elif isinstance(values, Iterable) and not isinstance(values, str):
+    elif isinstance(values, Iterable) and not isinstance(values, str | Iterator):  # that could be read but once
         for value in values:
             yield from _tensors(value)
