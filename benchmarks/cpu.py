@@ -2,7 +2,8 @@
 
 Once for each condition: one thread and two, alone and beside busy neighbours (as many processes as there are cores,
 each of one thread), with the processor's widest instructions and with AVX2 alone. A condition is a process of its own.
-The competitors take turns, so that a slow moment hits all of them; medians and quartiles over the turns.
+The competitors take turns, so that a slow moment hits all of them; medians and quartiles over the turns. Beside busy
+neighbours a call is put off or not, so that a median is either: there the ratio of all turns together says more.
 
 Run it where nothing else does: what is called quiet is only then so.
 """
@@ -61,10 +62,11 @@ def measured(shape: tuple[int, ...], turns: int) -> Iterator[dict[str, object]]:
             "torch.relu": lambda: torch.relu(x),
         }
         result = timed(functions, turns)
-        base = result["obvious"].median()
+        base, total = result["obvious"].median(), result["obvious"].sum()
         for name, seconds in result.items():
             quartiles = (1000 * seconds.quantile(torch.tensor([0.25, 0.5, 0.75]))).tolist()
-            yield {"mode": mode, "name": name, "ms": quartiles, "ratio": (base / seconds.median()).item()}
+            ratios = {"ratio": (base / seconds.median()).item(), "of_totals": (total / seconds.sum()).item()}
+            yield {"mode": mode, "name": name, "ms": quartiles, **ratios}
 
 
 @contextmanager
@@ -106,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     widest = torch.backends.cpu.get_cpu_capability()
     print(f"{shape} float32, torch {torch.__version__}, {os.cpu_count()} cores, {widest}; medians, ms")
-    print(f"{'':>32}  {'obvious':>8}  {'stocnoise':>9}  {'quartiles':>15}  {'ratio':>7}  {'relu':>6}")
+    print(f"{'':>32}  {'obvious':>8}  {'stocnoise':>9}  {'quartiles':>15}  {'ratio':>7}  {'of all':>7}  {'relu':>6}")
     for capability in dict.fromkeys(["", "avx2"] if widest != "AVX2" else [""]):
         for threads in arguments.threads:
             for busy in (False, True):
@@ -115,9 +117,10 @@ def main(argv: list[str] | None = None) -> None:
                 for mode in ("train", "eval"):
                     found = {line["name"]: line for line in lines if line["mode"] == mode}
                     base, ours, relu = (found[name]["ms"] for name in ("obvious", "stocnoise", "torch.relu"))
+                    ratio, of_totals = (found["stocnoise"][name] for name in ("ratio", "of_totals"))
                     print(
                         f"{how + ', ' + mode:>32}  {base[1]:8.2f}  {ours[1]:9.2f}  {ours[0]:6.2f} – {ours[2]:6.2f}"
-                        f"  {found['stocnoise']['ratio']:5.2f} ×  {relu[1]:6.2f}",
+                        f"  {ratio:5.2f} ×  {of_totals:5.2f} ×  {relu[1]:6.2f}",
                         flush=True,
                     )
 

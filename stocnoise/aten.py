@@ -119,8 +119,10 @@ def _mean_and_m2(x: Tensor, channel_dim: int, alone: bool) -> tuple[Tensor, Tens
         torch.sum(piece, 1, out=total)
         torch.linalg.vector_norm(piece, dim=1, out=norm)
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
-    sums, norms = found.to(wide).view(2, -1, matrix.channels)
-    total, squares = sums.sum(0), norms.mul_(norms).sum(0)
+    sums = found.to(wide).view(2, -1, matrix.channels)
+    norms = sums[1]
+    norms.mul_(norms)
+    total, squares = sums.sum(1)
     mean = total / float(x.numel() // matrix.channels)
     return mean, squares.addcmul_(total, mean, value=-1)
 

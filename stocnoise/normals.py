@@ -116,7 +116,7 @@ class _Rows:
 
 
 class _Memory:
-    """What a thread draws in, again and again, `at_once` rows and one: 0.4 MB a row, of which the system gives what is
+    """What a thread draws in, again and again, `at_once` rows and one: 0.5 MB a row, of which the system gives what is
     used. With the views of it, without which a small layer takes a fifth longer."""
 
     def __init__(self, threads: int) -> None:

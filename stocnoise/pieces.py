@@ -59,7 +59,14 @@ class Matrix:
             left = len(flat) - done
             rows = max(left // self.width, 1) if column == 0 else 1
             width = min(self.width - column, left)
-            block = flat[done : done + rows * width].view(rows, width)
-            taken = (part[row : row + rows] for part in whole)
-            yield block, *(part if part.shape[1] == 1 else part[:, column : column + width] for part in taken)
+            block = flat.as_strided((rows, width), (width, 1), flat.storage_offset() + done)
+            yield block, *(_block(part, row, rows, column, width) for part in whole)
             done += rows * width
+
+
+def _block(matrix: Tensor, row: int, rows: int, column: int, width: int) -> Tensor:
+    """`rows` × `width` from that place on, in one operation; `rows` × 1 of a matrix (R, 1)."""
+    if matrix.shape[1] == 1:
+        column, width = 0, 1
+    down, along = matrix.stride()
+    return matrix.as_strided((rows, width), (down, along), matrix.storage_offset() + row * down + column * along)

@@ -26,7 +26,10 @@ def section(scale: Scale, results: Results, pictures: dict[str, str]) -> Iterato
     answers = [
         row for row in held if row.title.startswith(TITLES["anis"]) and row.predictor in ("one draw", "averaged")
     ]
-    yield from (f"- {row.title}, {row.predictor}: **{question.verdict(row)}**" for row in answers)
+    taken = question.taken(results)
+    for row in answers:
+        stands = question.verdict(row, taken.get((row.title, row.predictor), 0.0))
+        yield f"- {row.title}, {row.predictor}: **{stands}**"
     yield ""
     first, *later = scale.attacks.strongest
     budgets = ", ".join(f"{each.steps} × {each.tries}" for each in later)

@@ -151,6 +151,12 @@ def stages(results: Results, harder: bool = False) -> list[tuple[str, str, list[
     return rows
 
 
+def taken(results: Results) -> dict[tuple[str, str], float]:
+    """By title and predictor, what the last stage of the hardest attack took, mean over seeds."""
+    rows = [*stages(results), *stages(results, harder=True)]
+    return {(title, predictor): left[-2] - left[-1] for title, predictor, left in rows if len(left) > 1}
+
+
 def front(xs: Tensor, ys: Tensor, at: Tensor) -> Tensor:
     """Row by row, the highest y with an x of at least `at` (R,), of the points (xs, ys), (R, K), and mixtures of two.
 
@@ -227,9 +233,11 @@ def _interval(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def verdict(row: Row) -> str:
-    """Where a student stands against AT's front."""
+def verdict(row: Row, taken: float = 0.0) -> str:
+    """Where a student stands against AT's front, after an attack whose last stage still took so much of its accuracy:
+    no lead is one that such a stage would eat."""
     assert row.gap is not None and row.gap_interval is not None
     low, high = row.gap_interval
-    place = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
-    return f"{place} AT ({100 * row.gap:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}])"
+    place = "ahead of" if low > taken else "behind" if high < 0 else "level with"
+    eaten = f"; the attack's last stage still took {100 * taken:.1f}" if 0 < low <= taken else ""
+    return f"{place} AT ({100 * row.gap:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]{eaten})"

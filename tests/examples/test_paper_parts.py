@@ -258,6 +258,23 @@ def test_the_answer_follows_the_gap_at_equal_clean_accuracy(robust, place):
     assert place in question.verdict(row)
 
 
+def test_a_lead_that_the_last_stage_of_the_attack_would_eat_is_none():
+    chosen = scale.load("digits")
+    stages = [{"robust_accuracy": left} for left in (0.9, 0.75, 0.7)]
+    data = _lines("at", 0.8, 0.5) + [line | {"settings": {"stochastic": True}} for line in _lines("anis", 0.8, 0.6)]
+    for line in data[-3:]:
+        line["stages"] = stages
+    data[:-3] = [line | {"settings": {"stochastic": False}, "stages": stages} for line in data[:-3]]
+    results = Results(data)
+    row = next(row for row in question.rows(results, chosen)[1] if row.predictor == "one draw")
+    took = question.taken(results)["anis", "one draw"]
+    assert took == pytest.approx(0.05)
+    assert "ahead" in question.verdict(row)
+    assert row.gap_interval[0] > 0
+    assert question.verdict(row, row.gap_interval[0] + 0.01).startswith("level with")
+    assert "still took 50.0" in question.verdict(row, 0.5)
+
+
 def test_what_was_made_on_one_draw_counts_against_the_averaged_predictor_too():
     chosen = scale.load("digits")
     own = [line | {"kind": "averaged"} for line in _lines("anis", 0.8, 0.6)]
