@@ -36,8 +36,12 @@ def _enter(rank: int, work: Callable[..., None], port: int, args: tuple[Any, ...
     try:
         warnings.simplefilter("error", stocnoise.UncalibratedWarning)
         work(rank, *args)
-    finally:
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.barrier()
+    # In one run of nine PyTorch aborts while a process takes its group down, which says nothing of what was tested.
+    os._exit(0)
 
 
 def spawn(work: Callable[..., None], *args: Any) -> None:
