@@ -105,6 +105,18 @@ def test_noise_is_added_to_every_element_once(monkeypatch, threads, shape, chann
 
 
 @pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("shape", "channel_dim"), [*SHAPES, ((7, 90, 31, 33), 1), ((1, 2, 600, 601), 1)])
+def test_in_the_inputs_memory_the_same_bits(monkeypatch, threads, shape, channel_dim, dtype, alone):
+    x, sigma = inputs(shape, channel_dim, dtype)
+    given = sigma, torch.tensor(0.1), torch.tensor(7), Operation(Activation("relu"), channel_dim, shared=False), True
+    with going(monkeypatch, alone):
+        fresh = aten.perturbed(x.clone(), *given)
+        there = aten.perturbed(x, *given, overwrite=True)
+    assert there[0] is x and all(torch.equal(a, b) for a, b in zip(there, fresh, strict=True))
+
+
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("n", [0, 5, (1 << 15) - 1, 1 << 16, (3 << 16) + 5, (90 << 16) + 1])
 def test_parts_of_a_drawing_follow_one_another_and_are_what_a_tensor_is_filled_with(threads, n, alone):
     expected, done, parts = fill_normal(torch.empty(n), 3), 0, 0

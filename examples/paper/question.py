@@ -233,11 +233,11 @@ def _interval(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def verdict(row: Row, taken: float = 0.0) -> str:
+def verdict(row: Row, took: float = 0.0) -> str:
     """Where a student stands against AT's front, after an attack whose last stage still took so much of its accuracy:
     no lead is one that such a stage would eat."""
     assert row.gap is not None and row.gap_interval is not None
     low, high = row.gap_interval
-    place = "ahead of" if low > taken else "behind" if high < 0 else "level with"
-    eaten = f"; the attack's last stage still took {100 * taken:.1f}" if 0 < low <= taken else ""
+    place = "ahead of" if low > took else "behind" if high < 0 else "level with"
+    eaten = f"; the attack's last stage still took {100 * took:.1f}" if 0 < low <= took else ""
     return f"{place} AT ({100 * row.gap:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]{eaten})"
