@@ -97,7 +97,7 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
 
     from stocnoise import kernels
     from stocnoise.activations import Activation
-    from stocnoise.kernels.launch import plan, plan_pointwise
+    from stocnoise.kernels.launch import plan, plan_pointwise, registers
     from stocnoise.kernels.layout import walk_of
 
     backend, arch, warp = TARGETS[target]
@@ -106,7 +106,7 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     if step == "backward" and Activation(activation).output_decides:
         launch = plan_pointwise(math.prod(shape))
     else:
-        launch = plan(shape, dense, 1, fast=backend == "cuda")
+        launch = plan(shape, dense, 1, statistics=step == "forward-train", fast=backend == "cuda")
     kernel = getattr(kernels, f"{launch.family}_{step.partition('-')[0]}")
     given = {
         **launch.arguments,
@@ -139,6 +139,8 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
             signature[name] = tuple("constexpr" if (i, j) in fixed else "i32" for j in range(len(walk)))
             aligned |= {(i, j): [["tt.divisibility", 16]] for j, n in enumerate(walk) if j > 0 and n % 16 == 0}
     options = {"num_warps": launch.arguments["num_warps"], "enable_fp_fusion": True}
+    if step.startswith("forward"):
+        options |= registers(given["STATISTICS"], backend == "cuda", walk_of(shape, strides, dense))
     source = ASTSource(kernel, signature, constants, aligned)
     return compile(source, target=GPUTarget(backend, arch, warp), options=options), launch
 
@@ -288,8 +290,8 @@ def _turns(launch: Any) -> int:
     """Turns of a program's main loop."""
     given = launch.arguments
     if launch.family == "columns":
-        return given["r_each"] // given["BM"]
-    return given["n_each"] * given["k_each"] if launch.family == "rows" else 1
+        return math.ceil(given["R"] / (given["BM"] * launch.grid[1]))
+    return given["k_each"] * math.ceil(given["N"] / launch.grid[1]) if launch.family == "rows" else 1
 
 
 def _bytes(step: str, dtype: str, layout: str, launch: Any) -> tuple[float, int]:

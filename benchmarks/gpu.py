@@ -57,11 +57,12 @@ KERNEL_TESTS = "tests/kernels/test_gpu.py"
 
 def parts(full: bool, gpu: bool, results: Path) -> list[Part]:
     pytest = ["pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", "--tb=short", "--continue-on-collection-errors"]
+    pytest += ["-W", "default"]  # what this machine's versions warn of is no error of ours
     if gpu and find_spec("xdist"):  # what they wait for is the compiler, on one core each
         pytest += ["-n", str(min(8, max(1, (os.cpu_count() or 1) // 2)))]
     kernel, step = ["benchmarks.kernel"], ["benchmarks.train_step"]
     right = Part("correctness", [*pytest, KERNEL_TESTS, "-k", f"not ({LATER})"], 3, FAILURES)
-    later = Part("correctness of the rest", [*pytest, KERNEL_TESTS, "-k", LATER], 4, FAILURES)
+    later = Part("correctness of the rest", [*pytest, KERNEL_TESTS, "-k", LATER], 3, FAILURES)
     others = Part("other tests", [*pytest, "tests", "--ignore", "tests/kernels"], 3, FAILURES)
     if not gpu:
         tiny = ["--models", "resnet18", "--batch", "2", "--image", "32", "--steps", "1", "--repetitions", "1"]
@@ -90,7 +91,7 @@ def parts(full: bool, gpu: bool, results: Path) -> list[Part]:
         right,
         Part("relu and ours", [*kernel, "--first"], 2),
         Part("time on the gpu", ["benchmarks.gpu_time"], 2),
-        Part("training step", [*step, *short, "--models", "resnet50", "resnet18", "--modes", "eager"], 3),
+        Part("training step", [*step, *short, "--models", "resnet50", "resnet18", "--modes", "eager", "graphed"], 4),
         later,
         others,
         Part("kernels", [*kernel, "--quick", "--plot", str(results / "roofline.png")], 5),

@@ -1,8 +1,10 @@
 """What a student's training step costs beside its teacher's: `python -m benchmarks.train_step`.
 
-Two kinds of step: `plain` (forward, backward, optimiser) and `adversarial` (PGD first). Teacher and student take turns
-within each repetition, so that a slow moment hits both, and the figure is the median of the ratios. Peak memory is that
-of a step, on a GPU by its allocator, on a CPU by the size of what autograd keeps from the forward pass.
+Two kinds of step: `plain` (forward, backward, optimiser) and `adversarial` (PGD first); each `eager`, `compiled`, or,
+on a GPU and plain, `graphed`: captured once as a CUDA graph and replayed, which takes the host out of it. Teacher and
+student take turns within each repetition, so that a slow moment hits both, and the figure is the median of the ratios.
+Peak memory is that of a step, on a GPU by its allocator, on a CPU by the size of what autograd keeps from the forward
+pass.
 """
 
 from __future__ import annotations
@@ -38,22 +40,37 @@ class Contestant:
         self.model = model.to(x.device).train()
         if options.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.called = torch.compile(self.model) if options.compile else self.model
+        self.called = torch.compile(self.model) if options.mode == "compiled" else self.model
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
         self.x, self.y = x, y
         self.attack = attack
         self.dtype = DTYPES[options.dtype]
+        self.cached = options.mode != "graphed"
 
     def loss(self, x: Tensor) -> Tensor:
         return F.cross_entropy(self.called(x).float(), self.y)
 
     def step(self) -> None:
-        with torch.autocast(self.x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        amp = self.dtype != torch.float32
+        with torch.autocast(self.x.device.type, self.dtype, enabled=amp, cache_enabled=self.cached):
             x = self.x if self.attack is None else self.attack(self.called, self.x, self.y)
             loss = self.loss(x)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+    def graphed(self) -> Callable[[], None]:
+        """Replays the step, whose optimiser has been warmed up."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        return graph.replay
 
     def peak_memory(self) -> int:
         """Bytes."""
@@ -91,6 +108,7 @@ def measure(name: str, adversarial: bool, options: Any) -> dict[str, Any]:
     device = torch.device(options.device)
     size = {} if name.startswith(("resnet", "convnext")) else {"img_size": options.image}
     teacher = timm.create_model(MODELS[name], num_classes=100, **size)
+    teacher.pretrained_cfg = None  # no weights, so no normalisation that they would ask for
     x = torch.rand(options.batch, 3, options.image, options.image, device=device)
     if options.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -102,10 +120,12 @@ def measure(name: str, adversarial: bool, options: Any) -> dict[str, Any]:
     for contestant in contestants:
         for _ in range(options.warmup):
             contestant.step()
+    steps = [contestant.graphed() if options.mode == "graphed" else contestant.step for contestant in contestants]
     times: list[list[float]] = [[], []]
     for turn in range(options.repetitions):
         for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            times[which].append(seconds(contestants[which].step, device))
+            times[which].append(seconds(steps[which], device))
+    del steps
     # One at a time on the device: the other's weights and gradients would count as well.
     memory = []
     for which, contestant in enumerate(contestants):
@@ -119,7 +139,7 @@ def measure(name: str, adversarial: bool, options: Any) -> dict[str, Any]:
     return {
         "model": name,
         "step": "adversarial" if adversarial else "plain",
-        "mode": "compiled" if options.compile else "eager",
+        "mode": options.mode,
         "teacher_ms": 1000 * statistics.median(times[0]),
         "student_ms": 1000 * statistics.median(times[1]),
         "time_ratio": statistics.median(ratios),
@@ -140,7 +160,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=20 if on_gpu else 7)
     parser.add_argument("--warmup", type=int, default=5 if on_gpu else 2)
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=on_gpu)
-    parser.add_argument("--modes", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
+    parser.add_argument("--modes", nargs="+", choices=["eager", "compiled", "graphed"], default=["eager", "compiled"])
     parser.add_argument("--json", action="store_true", help="one object a line")
     options = parser.parse_args()
     if not options.json:
@@ -152,8 +172,8 @@ def main() -> None:
         print(f"{'model':>10} {'step':>11} {'mode':>8}  teacher ms  student ms  time (quartiles)       memory")
     for name in options.models:
         for mode in options.modes:
-            options.compile = mode == "compiled"
-            for adversarial in (False, True):
+            options.mode = mode
+            for adversarial in (False,) if mode == "graphed" else (False, True):
                 torch.compiler.reset()
                 row = measure(name, adversarial, options)
                 if options.json:

@@ -13,11 +13,17 @@ from .noise import noise, piece_of
 from .walk import place_of_elements
 
 # Left to itself Triton compiles again for a count of 1 and for every multiple of 16.
-_COUNTS = ["R", "W", "C", "S", "numel", "r_each"]
+_COUNTS = ["R", "W", "C", "S", "numel"]
+
+
+@triton.constexpr_function
+def rows_of_a_thread(BM, BN, PIECE, THREADS):
+    """How many rows of a tile one thread holds, each a vector of PIECE elements."""
+    return min(BM, max(1, BM * BN // (THREADS * PIECE)))
 
 
 @triton.jit
-def _columns(numel, W, r_last, BN: tl.constexpr):
+def _columns(numel, W, BN: tl.constexpr):
     """The program's columns j (BN,), and the row before which each ends, for whole groups and for elements.
 
     The last row may be a part of one: then its columns end one row earlier.
@@ -26,20 +32,41 @@ def _columns(numel, W, r_last, BN: tl.constexpr):
     tail = (numel % W).to(tl.int32)
     j = tl.program_id(0) * BN + tl.arange(0, BN)
     first = j // 8 * 8
-    by_group = tl.where(first < W, tl.minimum(r_last, full + (first < tail).to(tl.int32)), 0)
-    by_element = tl.where(j < W, tl.minimum(r_last, full + (j < tail).to(tl.int32)), 0)
+    by_group = tl.where(first < W, full + (first < tail).to(tl.int32), 0)
+    by_element = tl.where(j < W, full + (j < tail).to(tl.int32), 0)
     return j, by_group, by_element
 
 
 @triton.jit
-def _tile(start, W, BM: tl.constexpr, BN: tl.constexpr, PIECE: tl.constexpr):
-    """From row `start`: the rows (BM, 1), pieces (BM, BN/PIECE) and element indices (BM, BN), int64."""
+def _tile(start, W, end, numel, RAGGED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PIECE: tl.constexpr):
+    """From row `start`: pieces (BM, BN/PIECE) and element indices (BM, BN), int64, and which of them there are."""
     r = start + tl.arange(0, BM)[:, None]
     row = r.to(tl.int64) * (W // PIECE)
     left = tl.program_id(0) * (BN // PIECE)
     piece = row + left + tl.arange(0, BN // PIECE)[None, :]
     index = (row + left) * PIECE + tl.arange(0, BN)[None, :]
-    return r, piece, index
+    mask = r < end[None, :]
+    if RAGGED:
+        mask = mask & (index < numel)
+    return piece, index, mask
+
+
+@triton.jit
+def _load(
+    x_ptr, start, W, end, numel, walk, RAGGED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PIECE: tl.constexpr
+):
+    """The tile of x from row `start` (BM, BN), in its own type; 0 where there is none."""
+    _, index, mask = _tile(start, W, end, numel, RAGGED, BM, BN, PIECE)
+    return tl.load(x_ptr + place_of_elements(index, numel, walk), mask=mask, other=0.0)
+
+
+@triton.jit
+def _rows_before(end, BM: tl.constexpr):
+    """Of the rows before `end` (BN,) those in tiles of this program: all of these but the last are whole."""
+    p, programs = tl.program_id(1), tl.num_programs(1)
+    whole = end // BM
+    mine = tl.cdiv(tl.maximum(whole - p, 0), programs)
+    return mine * BM + tl.where(whole % programs == p, end % BM, 0)
 
 
 @triton.jit
@@ -137,7 +164,6 @@ def columns_forward(
     numel,
     walk,  # from y to x, see `walk.py`
     noise_walk,  # from y to the noise
-    r_each,  # rows for a program
     slope,
     ACTIVATION: tl.constexpr,
     STATISTICS: tl.constexpr,
@@ -147,13 +173,14 @@ def columns_forward(
     HELD: tl.constexpr,  # runs in a tile, at most
     RUN: tl.constexpr,  # columns of a run, at least
     FOLDED: tl.constexpr,  # a tile is a whole row, its runs all columns of a channel
+    THREADS: tl.constexpr,  # of a program
     FAST: tl.constexpr,
 ):
     """y = h(x + noise), and the statistics of x. Grid: (⌈W / BN⌉, parts of R)."""
     PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
-    r_first = tl.program_id(1) * r_each
-    r_last = tl.minimum(r_first + r_each, R)
-    j, end, element_end = _columns(numel, W, r_last, BN)
+    # Programs that run at the same time take tiles side by side: memory is read and written in one moving window.
+    r_first, r_step = tl.program_id(1) * BM, tl.num_programs(1) * BM
+    j, end, element_end = _columns(numel, W, BN)
     seed = tl.load(seed_ptr)
     channel = j // S % C
     scale = tl.sqrt(tl.load(gamma_ptr)) * tl.load(sigma_ptr + channel)
@@ -162,25 +189,28 @@ def columns_forward(
 
     if STATISTICS:
         pivot = _pivot(x_ptr, r_first, channel, W, S, numel, walk)
-        sum_d = tl.zeros((BM, BN), tl.float32)
-        sum_dd = tl.zeros((BM, BN), tl.float32)
+        # Rows of one thread are added up in each turn, lest each have accumulators of its own.
+        DEPTH: tl.constexpr = rows_of_a_thread(BM, BN, PIECE, THREADS)
+        sum_d = tl.zeros((BM // DEPTH, BN), tl.float32)
+        sum_dd = tl.zeros((BM // DEPTH, BN), tl.float32)
 
-    for start in range(r_first, r_last, BM):
-        r, piece, index = _tile(start, W, BM, BN, PIECE)
-        mask = r < end[None, :]
-        if RAGGED:
-            mask = mask & (index < numel)
-        x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=mask, other=0.0).to(tl.float32)
+    following = _load(x_ptr, r_first, W, end, numel, walk, RAGGED, BM, BN, PIECE)
+    for start in range(r_first, R, r_step):
+        x = following.to(tl.float32)
+        # On its way while the noise of this tile is made.
+        following = _load(x_ptr, start + r_step, W, end, numel, walk, RAGGED, BM, BN, PIECE)
+        piece, index, mask = _tile(start, W, end, numel, RAGGED, BM, BN, PIECE)
         z = noise(seed, piece, index, numel, noise_walk, PIECE, FAST)
         y = activate(tl.fma(z, scale[None, :], x), slope, ACTIVATION, FAST)
         tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), mask=mask)
         if STATISTICS:
             d = tl.where(mask, x - pivot[None, :], 0.0)
-            sum_d += d
-            sum_dd += d * d
+            d = tl.reshape(d, (DEPTH, BM // DEPTH, BN))
+            sum_d += tl.sum(d, 0)
+            sum_dd += tl.sum(d * d, 0)
 
     if STATISTICS:
-        length = tl.maximum(element_end - r_first, 0).to(tl.float32)
+        length = _rows_before(element_end, BM).to(tl.float32)
         sum_d, sum_dd = tl.sum(sum_d, 0), tl.sum(sum_dd, 0)
         _store_parts(
             x_ptr, parts_ptr, length, sum_d, sum_dd, r_first, W, C, S, numel, walk, BN, HELD, RUN, FOLDED
@@ -202,7 +232,6 @@ def columns_backward(
     grad_walk,
     walk,
     noise_walk,
-    r_each,
     slope,
     ACTIVATION: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -212,17 +241,13 @@ def columns_backward(
 ):
     """dx = grad · h′(x + noise), the noise drawn again. Arguments and grid as in `columns_forward`."""
     PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
-    r_first = tl.program_id(1) * r_each
-    r_last = tl.minimum(r_first + r_each, R)
-    j, end, _ = _columns(numel, W, r_last, BN)
+    r_first, r_step = tl.program_id(1) * BM, tl.num_programs(1) * BM
+    j, end, _ = _columns(numel, W, BN)
     seed = tl.load(seed_ptr)
     scale = tl.load(scale_ptr + j // S % C)
 
-    for start in range(r_first, r_last, BM):
-        r, piece, index = _tile(start, W, BM, BN, PIECE)
-        mask = r < end[None, :]
-        if RAGGED:
-            mask = mask & (index < numel)
+    for start in range(r_first, R, r_step):
+        piece, index, mask = _tile(start, W, end, numel, RAGGED, BM, BN, PIECE)
         x = tl.load(x_ptr + place_of_elements(index, numel, walk), mask=mask, other=0.0).to(tl.float32)
         p_grad = grad_ptr + place_of_elements(index, numel, grad_walk)
         grad = tl.load(p_grad, mask=mask, other=0.0).to(tl.float32)

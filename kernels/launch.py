@@ -19,14 +19,22 @@ TILE = 2048
 # An interpreted turn of the loop costs about 30 ms, whatever its size: there tiles are large, and may be half empty.
 INTERPRETED_TILE = 1 << 16
 
-# Of a tile of `columns`. Wider ones have too few rows, narrower ones no whole vectors for each thread of a warp.
-MIN_COLUMNS, MAX_COLUMNS = 64, 512
+# Of a tile of `columns`, and what is best where there is a choice: on an H100 64 took up to 6 % more time than 128, and
+# more leave more parts of the statistics to be merged.
+MIN_COLUMNS, BEST_COLUMNS, MAX_COLUMNS = 64, 128, 512
 
-# Turns of a program's main loop: few enough that some thousand programs even out over any number of processors, and
-# enough that reducing the statistics stays small beside collecting them. Where there are none, 8 took up to 16 % less
-# time on an H200 than 32, and nowhere more.
-MANY_TURNS, MANY_TURNS_ALONE, FEW_TURNS = 32, 8, 4
-SOME_PROGRAMS, MANY_PROGRAMS = 1024, 8192
+# Turns of a program's main loop. Processors are not equally near to memory, and many programs even that out: without
+# statistics 4 turns took 1 to 5 % less time on an H100 than 8 (GELU 1 % more), and 32 up to 20 % more. Statistics have
+# to be reduced at the end, and of columns leave many parts, so there it is more.
+TURNS_ALONE, TURNS_OF_ROWS, TURNS_OF_COLUMNS = 4, 16, 32
+# But first so many programs: what an H100 has room for, 2.5 times over. And no more than these, for the parts, or the
+# grid's sake.
+SOME_PROGRAMS, MANY_PROGRAMS, MANY_PROGRAMS_ALONE = 2048, 8192, 32768
+
+# For each thread while statistics are collected, on NVIDIA: so six programs find room on a processor. Left to itself
+# the compiler takes up to 94, which is room for five, or so few that it cannot interleave: 3 to 12 % more time on an
+# H100.
+REGISTERS = 80
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,11 @@ def _covering(length: int, sizes: list[int], tile: int) -> int:
     return max(size for size in sizes if covers[size] <= most)
 
 
-def _turns_each(turns: int, statistics: bool) -> int:
-    """How many of so many turns, over the whole grid, a program should take."""
-    most = MANY_TURNS if statistics else MANY_TURNS_ALONE
-    return max(FEW_TURNS, min(most, turns // SOME_PROGRAMS), _ceil(turns, MANY_PROGRAMS))
+def _turns_each(turns: int, most: int | None) -> int:
+    """How many of so many turns, over the whole grid, a program should take; `most` where there are statistics."""
+    if most is None:
+        return max(TURNS_ALONE, _ceil(turns, MANY_PROGRAMS_ALONE))
+    return max(TURNS_ALONE, min(most, turns // SOME_PROGRAMS), _ceil(turns, MANY_PROGRAMS))
 
 
 def _powers(low: int, high: int) -> list[int]:
@@ -77,19 +86,18 @@ def _rows(memory: Memory, tile: int, statistics: bool) -> Launch:
     width = _covering(length, _powers(32, tile), tile)
     kc = _covering(C, _powers(1, min(_power_above(C), tile // width)), tile)
     across, along = _ceil(C, kc), _ceil(length, width)
-    each = _turns_each(across * N * along, statistics)
+    each = _turns_each(across * N * along, TURNS_OF_ROWS if statistics else None)
     # Where the shift varies from block to block, rows are counted whole.
     k_each = along if not steady else max(1, min(along, each // N))
     n_each = max(1, min(N, each // k_each))
-    grid = (across, _ceil(N, n_each), _ceil(along, k_each))
+    k_parts, n_parts = _ceil(along, k_each), _ceil(N, n_each)
     return Launch(
         family="rows",
-        grid=grid,
+        grid=(across * k_parts, n_parts),
         arguments={
             "N": N,
             "C": C,
             "S": S,
-            "n_each": n_each,
             "k_each": k_each,
             "SHIFTED": shifted,
             "STEADY": steady,
@@ -98,7 +106,7 @@ def _rows(memory: Memory, tile: int, statistics: bool) -> Launch:
             "num_warps": max(1, min(4, kc * width // 512)),
         },
         forward_arguments={},
-        parts=grid[1] * grid[2],
+        parts=k_parts * n_parts,
         waste=across * kc * along * width / memory.block,
     )
 
@@ -118,10 +126,11 @@ def _width_and_copies(memory: Memory, tile: int) -> tuple[int, int]:
         options += [(width, base * times) for times in range(1, 9)]
     cover = {(w, m): _ceil(m * block, w) * w / (m * block) for w, m in options}
     most = (1.05 if tile <= TILE else 2.0) * min(cover.values())
-    return min((o for o in options if cover[o] <= most), key=lambda option: (option[1], -option[0]))
+    fitting = (option for option in options if cover[option] <= most)
+    return min(fitting, key=lambda option: (option[1], max(option[0], BEST_COLUMNS), -option[0]))
 
 
-def _columns(memory: Memory, tile: int, statistics: bool) -> Launch:
+def _columns(memory: Memory, tile: int, statistics: bool, fast: bool) -> Launch:
     C, S = memory.channels, memory.inner
     bn, copies = _width_and_copies(memory, tile)
     W = memory.block * copies
@@ -129,8 +138,8 @@ def _columns(memory: Memory, tile: int, statistics: bool) -> Launch:
     R = _ceil(memory.numel, W)
     bm = tile // bn
     across, along = _ceil(W, bn), _ceil(R, bm)
-    r_each = min(along, _turns_each(across * along, statistics)) * bm
-    grid = (across, _ceil(R, r_each))
+    each = _turns_each(across * along, TURNS_OF_COLUMNS if statistics else None)
+    grid = (across, _ceil(along, each))
     return Launch(
         family="columns",
         grid=grid,
@@ -139,7 +148,6 @@ def _columns(memory: Memory, tile: int, statistics: bool) -> Launch:
             "W": W,
             "C": C,
             "S": S,
-            "r_each": r_each,
             "BM": bm,
             "BN": bn,
             "num_warps": 4,
@@ -148,6 +156,7 @@ def _columns(memory: Memory, tile: int, statistics: bool) -> Launch:
             "HELD": _power_above(C if folded else _ceil(bn - 1, S) + 1),
             "RUN": _power_above(S * copies if folded else S),
             "FOLDED": folded,
+            "THREADS": 4 * (32 if fast else 64),
         },
         parts=grid[1] * (1 if folded else copies if S == 1 else 2 * copies),
         waste=across * bn / W,
@@ -175,11 +184,17 @@ def plan(
     # Rows of a few elements fill their tiles badly. Columns fill them, but take longer to reduce the statistics.
     short = memory.inner <= MAX_COLUMNS and _rows(memory, TILE, statistics).waste > 1.1
     if memory.channels > 1 and (memory.inner == 1 or short):
-        launch = _columns(memory, tile, statistics)
+        launch = _columns(memory, tile, statistics, fast)
     else:
         launch = _rows(memory, tile, statistics)
     launch.arguments.update(numel=memory.numel, RAGGED=memory.numel % GROUP != 0, FAST=fast, enable_fp_fusion=True)
     return launch
+
+
+def registers(statistics: bool, fast: bool, walk: tuple[Any, ...]) -> dict[str, int]:
+    """The compiler's limit, if any, for a forward kernel that reads x along this walk."""
+    # An x that is not dense takes more for its addresses, and would spill.
+    return {"maxnreg": REGISTERS} if statistics and fast and not walk else {}
 
 
 @lru_cache(maxsize=4096)

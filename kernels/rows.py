@@ -14,7 +14,7 @@ from .noise import noise, piece_of
 from .walk import place_of_elements
 
 # Left to itself Triton compiles again for a count of 1 and for every multiple of 16.
-_COUNTS = ["N", "C", "S", "numel", "n_each", "k_each"]
+_COUNTS = ["N", "C", "S", "numel", "k_each"]
 
 
 @triton.jit
@@ -75,6 +75,22 @@ def _tile(
     return piece, index, load, store, own, beyond
 
 
+@triton.jit
+def _share(S, k_each, KC: tl.constexpr, WIDTH: tl.constexpr, SHIFTED: tl.constexpr):
+    """Of what a program takes: its channels (KC,); the tile of each row with which it begins, and before which it
+    ends; which of the parts of a row that is, and of how many.
+
+    Programs that run at the same time take what lies side by side, and go on in blocks further on: memory is read and
+    written in one moving window.
+    """
+    tiles = tl.cdiv(S + 7 * SHIFTED, WIDTH)
+    k_parts = tl.cdiv(tiles, k_each)
+    c = tl.program_id(0) // k_parts * KC + tl.arange(0, KC)
+    k_part = tl.program_id(0) % k_parts
+    k_first = k_part * k_each
+    return c, k_first, tl.minimum(k_first + k_each, tiles), k_part, k_parts
+
+
 @triton.jit(do_not_specialize=_COUNTS)
 def rows_forward(
     x_ptr,  # (N, C, S), where `walk` leads
@@ -90,7 +106,6 @@ def rows_forward(
     numel,
     walk,  # from y to x, see `walk.py`
     noise_walk,  # from y to the noise
-    n_each,  # blocks for a program
     k_each,  # tiles of a row for a program
     slope,
     ACTIVATION: tl.constexpr,
@@ -102,32 +117,29 @@ def rows_forward(
     WIDTH: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """y = h(x + noise), and the statistics of x. Grid: (⌈C / KC⌉, parts of N, parts of a row)."""
+    """y = h(x + noise), and the statistics of x. Grid: (⌈C / KC⌉ · parts of a row, parts of N)."""
     PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
-    c = tl.program_id(0) * KC + tl.arange(0, KC)
-    n_first = tl.program_id(1) * n_each
-    n_last = tl.minimum(n_first + n_each, N)
-    k_first = tl.program_id(2) * k_each
-    k_last = tl.minimum(k_first + k_each, tl.cdiv(S + 7 * SHIFTED, WIDTH))
+    c, k_first, k_last, k_part, k_parts = _share(S, k_each, KC, WIDTH, SHIFTED)
+    n_first, n_step = tl.program_id(1), tl.num_programs(1)
     seed = tl.load(seed_ptr)
     root = tl.sqrt(tl.load(gamma_ptr))
     scale = root * tl.load(sigma_ptr + c, mask=c < C, other=0.0)
     next_scale = scale
     if SHIFTED:
         next_scale = root * tl.load(sigma_ptr + (c + 1) % C, mask=c < C, other=0.0)
-    if (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
+    if (n_first == 0) & (k_first == 0):
         tl.store(scale_ptr + c, scale, mask=c < C)
 
     if STATISTICS:
         first = n_first * (tl.cast(C, tl.int64) * S) + c.to(tl.int64) * S
         pivot = tl.load(x_ptr + place_of_elements(first, numel, walk), mask=c < C, other=0.0).to(tl.float32)
-        # Accumulators have the shape of the tile and are reduced once, after the loop: a `tl.sum` in each turn would
-        # cost 13 to 24 instructions per element.
-        sum_d = tl.zeros((KC, WIDTH), tl.float32)
-        sum_dd = tl.zeros((KC, WIDTH), tl.float32)
+        # What one thread holds side by side is added up in each turn, the rest once, after the loop: one accumulator
+        # for each element of the tile takes 25 registers more, a whole sum in each turn 13 to 24 instructions more.
+        sum_d = tl.zeros((KC, WIDTH // PIECE), tl.float32)
+        sum_dd = tl.zeros((KC, WIDTH // PIECE), tl.float32)
 
     for k in range(k_first, k_last):
-        for n in range(n_first, n_last):
+        for n in range(n_first, N, n_step):
             piece, index, load, store, own, beyond = _tile(
                 n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED, PIECE
             )
@@ -141,19 +153,18 @@ def rows_forward(
                 else:
                     # What is not loaded is 0 and gets no pivot subtracted: chosen once a group, not once an element.
                     d = x - tl.where(own, pivot[:, None], 0.0)
-                sum_d += d
-                sum_dd += d * d
+                d = tl.reshape(d, (KC, WIDTH // PIECE, PIECE))
+                sum_d += tl.sum(d, 2)
+                sum_dd += tl.sum(d * d, 2)
 
     if STATISTICS:
         # Unless rows are STEADY a program takes whole rows, and the shift does not matter.
         _, shift = _row_start(n_first, c, C, S, SHIFTED and STEADY, STEADY)
         begin = tl.minimum(tl.maximum(tl.cast(k_first, tl.int64) * WIDTH - shift, 0), S)
         end = tl.minimum(tl.maximum(tl.cast(k_last, tl.int64) * WIDTH - shift, 0), S)
-        count = ((end - begin) * (n_last - n_first)).to(tl.float32)
-        parts = tl.num_programs(1) * tl.num_programs(2)
-        part = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
-        slot = part.to(tl.int64) * C + c
-        size = tl.cast(C, tl.int64) * parts
+        count = ((end - begin) * tl.cdiv(N - n_first, n_step)).to(tl.float32)
+        slot = (n_first * k_parts + k_part).to(tl.int64) * C + c
+        size = tl.cast(C, tl.int64) * (n_step * k_parts)
         store_part(parts_ptr, slot, size, count, pivot, tl.sum(sum_d, 1), tl.sum(sum_dd, 1), c < C)
 
 
@@ -171,7 +182,6 @@ def rows_backward(
     grad_walk,
     walk,
     noise_walk,
-    n_each,
     k_each,
     slope,
     ACTIVATION: tl.constexpr,
@@ -184,11 +194,8 @@ def rows_backward(
 ):
     """dx = grad · h′(x + noise), the noise drawn again. Arguments and grid as in `rows_forward`."""
     PIECE: tl.constexpr = piece_of(x_ptr.dtype.element_ty)
-    c = tl.program_id(0) * KC + tl.arange(0, KC)
-    n_first = tl.program_id(1) * n_each
-    n_last = tl.minimum(n_first + n_each, N)
-    k_first = tl.program_id(2) * k_each
-    k_last = tl.minimum(k_first + k_each, tl.cdiv(S + 7 * SHIFTED, WIDTH))
+    c, k_first, k_last, _part, _parts = _share(S, k_each, KC, WIDTH, SHIFTED)
+    n_first, n_step = tl.program_id(1), tl.num_programs(1)
     seed = tl.load(seed_ptr)
     scale = tl.load(scale_ptr + c, mask=c < C, other=0.0)
     next_scale = scale
@@ -196,7 +203,7 @@ def rows_backward(
         next_scale = tl.load(scale_ptr + (c + 1) % C, mask=c < C, other=0.0)
 
     for k in range(k_first, k_last):
-        for n in range(n_first, n_last):
+        for n in range(n_first, N, n_step):
             piece, index, load, store, _, beyond = _tile(
                 n, k, c, C, S, numel, KC, WIDTH, SHIFTED, STEADY, RAGGED, PIECE
             )

@@ -25,7 +25,7 @@ from stocnoise.activations import Activation, Operation
 __path__ = [str(place / "kernels") for place in Path(__file__).parents[:2]]
 
 from stocnoise.kernels.columns import columns_backward, columns_forward
-from stocnoise.kernels.launch import INTERPRETED_TILE, TILE, Launch, plan, plan_pointwise
+from stocnoise.kernels.launch import INTERPRETED_TILE, TILE, Launch, plan, plan_pointwise, registers
 from stocnoise.kernels.layout import strides_in_row, walk_of
 from stocnoise.kernels.moments import merge_parts, move_sigma
 from stocnoise.kernels.pointwise import pointwise_backward
@@ -60,9 +60,12 @@ class _Tensor(NamedTuple):
     strides: Numbers
     device: int
 
+    @property
+    def fast(self) -> bool:
+        return self.device >= 0 and torch.version.hip is None
+
     def launch(self, channel_dim: int, statistics: bool, tile: int) -> Launch:
-        fast = self.device >= 0 and torch.version.hip is None
-        return plan(self.shape, self.strides, channel_dim, statistics=statistics, fast=fast, tile=tile)
+        return plan(self.shape, self.strides, channel_dim, statistics=statistics, fast=self.fast, tile=tile)
 
     def walk(self, strides: Numbers) -> tuple[Any, ...]:
         """To a tensor of the same shape and these strides."""
@@ -90,12 +93,14 @@ def _forward(
 ) -> _Forward:
     launch = y.launch(operation.channel_dim, statistics, tile)
     kernel = rows_forward if launch.family == "rows" else columns_forward
+    walk = y.walk(strides)
     named = {
-        "walk": y.walk(strides),
+        "walk": walk,
         "noise_walk": y.noise_walk(operation.shared),
         "slope": operation.activation.slope,
         "ACTIVATION": operation.activation.name,
         "STATISTICS": statistics,
+        **registers(statistics, y.fast, walk),
     }
     main = start(kernel, launch.grid, named | launch.arguments | launch.forward_arguments)
     channels = y.shape[operation.channel_dim]

@@ -106,7 +106,7 @@ def test_kernels_do_not_compile_again_for_a_batch_size(shape: tuple[int, int, in
         strides = (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
         planned = launch.plan((batch, *shape), strides, 1)
         arguments = planned.arguments | planned.forward_arguments
-        counts = {"N", "C", "S", "R", "W", "numel", "n_each", "k_each", "r_each"}
+        counts = {"N", "C", "S", "R", "W", "numel", "k_each"}
         constant = {k: v for k, v in arguments.items() if k not in counts}
         # Of walks it matters how long they are and which numbers are 1 or multiples of 16.
         constant["slice"] = layout.walk_of((batch, *shape), (2 * strides[0], *strides[1:]), strides)
