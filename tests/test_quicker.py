@@ -35,14 +35,34 @@ def gone(ways: Quicker, clock: Clock, seconds: dict[bool, float], times: int, wo
 
 @pytest.mark.parametrize("best", [False, True])
 def test_it_tries_both_and_takes_the_quicker(clock, best):
-    found = gone(Quicker(), clock, {best: 0.001, not best: 0.002}, 12)
-    assert found[:4].count(True) == 2 and set(found[4:]) == {best}
+    found = gone(Quicker(), clock, {best: 0.001, not best: 0.002}, 100)
+    assert found[:4].count(True) == 2 and found[4:].count(not best) <= 3
+
+
+def test_a_way_that_is_slower_by_far_is_left_at_once(clock):
+    found = gone(Quicker(), clock, {False: 0.100, True: 0.007}, 400)
+    assert found[4:].count(False) == 0
 
 
 def test_the_first_turn_of_a_way_which_has_everything_to_fetch_does_not_count(clock):
     ways = Quicker()
     gone(ways, clock, {False: 0.1, True: 0.1}, 1)
-    assert set(gone(ways, clock, {False: 0.001, True: 0.002}, 20)[3:]) == {False}
+    assert gone(ways, clock, {False: 0.001, True: 0.002}, 20)[3:].count(True) <= 2
+
+
+def test_one_turn_that_was_held_up_decides_nothing(clock):
+    ways, seconds = Quicker(), {False: 0.001, True: 0.002}
+    gone(ways, clock, seconds, 20)
+    for _ in range(10):
+        gone(ways, clock, {False: 0.100, True: 0.100}, 1)
+        assert gone(ways, clock, seconds, 10).count(True) <= 1
+
+
+def test_after_two_such_turns_it_soon_goes_back(clock):
+    ways, seconds = Quicker(), {False: 0.001, True: 0.002}
+    gone(ways, clock, seconds, 20)
+    gone(ways, clock, {False: 0.004, True: 0.004}, 2)
+    assert gone(ways, clock, seconds, 40)[-20:].count(True) <= 1
 
 
 def test_trying_the_other_way_costs_a_few_per_cent(clock):
@@ -54,7 +74,7 @@ def test_trying_the_other_way_costs_a_few_per_cent(clock):
 def test_it_notices_a_change_either_way(clock):
     ways = Quicker()
     gone(ways, clock, {True: 0.001, False: 0.002}, 10)
-    assert gone(ways, clock, {True: 0.100, False: 0.002}, 10).count(True) == 1  # the way it went became slow
+    assert gone(ways, clock, {True: 0.100, False: 0.002}, 10).count(True) == 2  # the way it went became slow
     found = gone(ways, clock, {True: 0.001, False: 0.002}, 10_000)  # and later the other one quick again
     assert found[-1000:].count(True) > 950
 
@@ -63,11 +83,11 @@ def test_small_and_large_works_are_compared_by_their_pace(clock):
     ways, seconds = Quicker(), {True: 0.001, False: 0.002}
     gone(ways, clock, seconds, 1, work=100)
     gone(ways, clock, seconds, 3, work=1)
-    assert set(gone(ways, clock, seconds, 5)) == {True}
+    assert gone(ways, clock, seconds, 50).count(False) <= 2
 
 
 def test_what_is_raised_in_the_block_is_not_timed(clock):
     ways = Quicker()
     with pytest.raises(KeyError), ways.timed(1.0):
         raise KeyError
-    assert not ways.pace
+    assert not ways.turns
