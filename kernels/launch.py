@@ -156,7 +156,7 @@ def _columns(memory: Memory, tile: int, statistics: bool, fast: bool) -> Launch:
             "HELD": _power_above(C if folded else _ceil(bn - 1, S) + 1),
             "RUN": _power_above(S * copies if folded else S),
             "FOLDED": folded,
-            "THREADS": 4 * (32 if fast else 64),
+            "THREADS": 4 * (32 if fast else 64),  # AMD's warps are twice as wide
         },
         parts=grid[1] * (1 if folded else copies if S == 1 else 2 * copies),
         waste=across * bn / W,
