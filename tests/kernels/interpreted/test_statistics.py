@@ -50,6 +50,28 @@ def test_std_of_long_loops(channels_last: bool, monkeypatch: pytest.MonkeyPatch)
     assert ((sigma - expected).abs() / expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(9, 5, 7, 9), (11, 18, 6, 6), (13, 24, 5, 5), (7, 3, 16, 24), (37, 65, 3, 1)])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_moments_of_many_programs(
+    shape: tuple[int, ...], channels_last: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that take tiles in turns, the last of them a part of one: no element is missed or counted twice."""
+    monkeypatch.setattr(kernels, "INTERPRETED_TILE", 512)
+    monkeypatch.setattr(launch, "TURNS_ALONE", turns)
+    launch.plan.cache_clear()
+    kernels.forget()
+    x = 5 + torch.randn(shape)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    moments = moments_of(x).reshape(3, -1)
+    launch.plan.cache_clear()
+    kernels.forget()
+    wide = x.double().transpose(0, 1).flatten(1)
+    assert (moments[0] == wide.shape[1]).all()
+    torch.testing.assert_close(moments[1].double(), wide.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moments[2].double(), wide.var(1, correction=0) * wide.shape[1], rtol=1e-5, atol=0)
+
+
 def test_std_of_a_hundred_million_elements_in_pieces() -> None:
     x = 1000 + 0.01 * torch.randn(1, 1, 1000, 1000)
     pieces = moments_of(x).expand(100, 3, 1).clone()
