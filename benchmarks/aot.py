@@ -106,7 +106,7 @@ def compile_kernel(step: str, activation: str, dtype: str, layout: str, target: 
     if step == "backward" and Activation(activation).output_decides:
         launch = plan_pointwise(math.prod(shape))
     else:
-        launch = plan(shape, dense, 1, statistics=step == "forward-train", fast=backend == "cuda")
+        launch = plan(shape, dense, 1, statistics=step == "forward-train", nvidia=backend == "cuda")
     kernel = getattr(kernels, f"{launch.family}_{step.partition('-')[0]}")
     given = {
         **launch.arguments,

@@ -45,14 +45,14 @@ class Contestant:
         self.x, self.y = x, y
         self.attack = attack
         self.dtype = DTYPES[options.dtype]
-        self.cached = options.mode != "graphed"
+        self.cache_casts = options.mode != "graphed"  # as PyTorch asks where autocast is captured
 
     def loss(self, x: Tensor) -> Tensor:
         return F.cross_entropy(self.called(x).float(), self.y)
 
     def step(self) -> None:
         amp = self.dtype != torch.float32
-        with torch.autocast(self.x.device.type, self.dtype, enabled=amp, cache_enabled=self.cached):
+        with torch.autocast(self.x.device.type, self.dtype, enabled=amp, cache_enabled=self.cache_casts):
             x = self.x if self.attack is None else self.attack(self.called, self.x, self.y)
             loss = self.loss(x)
         self.optimizer.zero_grad()

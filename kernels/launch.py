@@ -19,21 +19,22 @@ TILE = 2048
 # An interpreted turn of the loop costs about 30 ms, whatever its size: there tiles are large, and may be half empty.
 INTERPRETED_TILE = 1 << 16
 
-# Of a tile of `columns`, and what is best where there is a choice: on an H100 64 took up to 6 % more time than 128, and
+# Of a tile of `columns`, and what is best where there is a choice: on an H100 64 took up to 7 % more time than 128, and
 # more leave more parts of the statistics to be merged.
 MIN_COLUMNS, BEST_COLUMNS, MAX_COLUMNS = 64, 128, 512
 
-# Turns of a program's main loop. Processors are not equally near to memory, and many programs even that out: without
-# statistics 4 turns took 1 to 5 % less time on an H100 than 8 (GELU 1 % more), and 32 up to 20 % more. Statistics have
-# to be reduced at the end, and of columns leave many parts, so there it is more.
-TURNS_ALONE, TURNS_OF_ROWS, TURNS_OF_COLUMNS = 4, 16, 32
-# But first so many programs: what an H100 has room for, 2.5 times over. And no more than these, for the parts, or the
-# grid's sake.
-SOME_PROGRAMS, MANY_PROGRAMS, MANY_PROGRAMS_ALONE = 2048, 8192, 32768
+# Turns of a program's main loop, at least; at most they are the first of each pair below. Processors are not equally
+# near to memory, and many programs even that out: without statistics 4 turns took 1 to 5 % less time on an H100 than 8
+# (GELU up to 2 % more), and 32 up to 19 % more. Statistics have to be reduced at the end, and of columns leave many
+# parts, so there it is more; but first as many programs as an H100 has room for, 2.5 times over.
+FEW_TURNS, SOME_PROGRAMS = 4, 2048
+# The second of each pair is how many programs are enough in any case: for the parts' sake, or the grid's, whose second
+# side may have 65,535.
+ALONE, STATISTICS_OF_ROWS, STATISTICS_OF_COLUMNS = (4, 32768), (16, 8192), (32, 8192)
 
 # For each thread while statistics are collected, on NVIDIA: so six programs find room on a processor. Left to itself
-# the compiler takes up to 94, which is room for five, or so few that it cannot interleave: 3 to 12 % more time on an
-# H100.
+# the compiler takes up to 94, which is room for five, or so few that it cannot interleave: with 16 turns 0 to 10 % more
+# time on an H100.
 REGISTERS = 80
 
 
@@ -68,11 +69,9 @@ def _covering(length: int, sizes: list[int], tile: int) -> int:
     return max(size for size in sizes if covers[size] <= most)
 
 
-def _turns_each(turns: int, most: int | None) -> int:
-    """How many of so many turns, over the whole grid, a program should take; `most` where there are statistics."""
-    if most is None:
-        return max(TURNS_ALONE, _ceil(turns, MANY_PROGRAMS_ALONE))
-    return max(TURNS_ALONE, min(most, turns // SOME_PROGRAMS), _ceil(turns, MANY_PROGRAMS))
+def _turns_each(turns: int, most: int, programs: int) -> int:
+    """How many of so many turns, over the whole grid, a program should take."""
+    return max(FEW_TURNS, min(most, turns // SOME_PROGRAMS), _ceil(turns, programs))
 
 
 def _powers(low: int, high: int) -> list[int]:
@@ -86,7 +85,7 @@ def _rows(memory: Memory, tile: int, statistics: bool) -> Launch:
     width = _covering(length, _powers(32, tile), tile)
     kc = _covering(C, _powers(1, min(_power_above(C), tile // width)), tile)
     across, along = _ceil(C, kc), _ceil(length, width)
-    each = _turns_each(across * N * along, TURNS_OF_ROWS if statistics else None)
+    each = _turns_each(across * N * along, *(STATISTICS_OF_ROWS if statistics else ALONE))
     # Where the shift varies from block to block, rows are counted whole.
     k_each = along if not steady else max(1, min(along, each // N))
     n_each = max(1, min(N, each // k_each))
@@ -130,7 +129,7 @@ def _width_and_copies(memory: Memory, tile: int) -> tuple[int, int]:
     return min(fitting, key=lambda option: (option[1], max(option[0], BEST_COLUMNS), -option[0]))
 
 
-def _columns(memory: Memory, tile: int, statistics: bool, fast: bool) -> Launch:
+def _columns(memory: Memory, tile: int, statistics: bool, nvidia: bool) -> Launch:
     C, S = memory.channels, memory.inner
     bn, copies = _width_and_copies(memory, tile)
     W = memory.block * copies
@@ -138,7 +137,7 @@ def _columns(memory: Memory, tile: int, statistics: bool, fast: bool) -> Launch:
     R = _ceil(memory.numel, W)
     bm = tile // bn
     across, along = _ceil(W, bn), _ceil(R, bm)
-    each = _turns_each(across * along, TURNS_OF_COLUMNS if statistics else None)
+    each = _turns_each(across * along, *(STATISTICS_OF_COLUMNS if statistics else ALONE))
     grid = (across, _ceil(along, each))
     return Launch(
         family="columns",
@@ -156,7 +155,7 @@ def _columns(memory: Memory, tile: int, statistics: bool, fast: bool) -> Launch:
             "HELD": _power_above(C if folded else _ceil(bn - 1, S) + 1),
             "RUN": _power_above(S * copies if folded else S),
             "FOLDED": folded,
-            "THREADS": 4 * (32 if fast else 64),  # AMD's warps are twice as wide
+            "THREADS": 4 * (32 if nvidia else 64),  # AMD's warps are twice as wide
         },
         parts=grid[1] * (1 if folded else copies if S == 1 else 2 * copies),
         waste=across * bn / W,
@@ -170,31 +169,32 @@ def plan(
     channel_dim: int,
     *,
     statistics: bool = True,
-    fast: bool = True,
+    nvidia: bool = True,
     tile: int = TILE,
 ) -> Launch:
     """The launch for a dense, non-empty result of this shape and strides.
 
     Args:
         statistics: whether they are collected on the way.
-        fast: NVIDIA's approximate logarithm, sine and cosine instead of polynomials.
+        nvidia: whether it is compiled for NVIDIA: warps of 32, and approximate logarithm, sine and cosine instead of
+            polynomials.
         tile: elements that a program handles in a turn of its loop, at most.
     """
     memory = memory_of(shape, strides, channel_dim)
     # Rows of a few elements fill their tiles badly. Columns fill them, but take longer to reduce the statistics.
     short = memory.inner <= MAX_COLUMNS and _rows(memory, TILE, statistics).waste > 1.1
     if memory.channels > 1 and (memory.inner == 1 or short):
-        launch = _columns(memory, tile, statistics, fast)
+        launch = _columns(memory, tile, statistics, nvidia)
     else:
         launch = _rows(memory, tile, statistics)
-    launch.arguments.update(numel=memory.numel, RAGGED=memory.numel % GROUP != 0, FAST=fast, enable_fp_fusion=True)
+    launch.arguments.update(numel=memory.numel, RAGGED=memory.numel % GROUP != 0, FAST=nvidia, enable_fp_fusion=True)
     return launch
 
 
-def registers(statistics: bool, fast: bool, walk: tuple[Any, ...]) -> dict[str, int]:
+def registers(statistics: bool, nvidia: bool, walk: tuple[Any, ...]) -> dict[str, int]:
     """The compiler's limit, if any, for a forward kernel that reads x along this walk."""
     # An x that is not dense takes more for its addresses, and would spill.
-    return {"maxnreg": REGISTERS} if statistics and fast and not walk else {}
+    return {"maxnreg": REGISTERS} if statistics and nvidia and not walk else {}
 
 
 @lru_cache(maxsize=4096)

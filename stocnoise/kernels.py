@@ -61,11 +61,11 @@ class _Tensor(NamedTuple):
     device: int
 
     @property
-    def fast(self) -> bool:
+    def nvidia(self) -> bool:
         return self.device >= 0 and torch.version.hip is None
 
     def launch(self, channel_dim: int, statistics: bool, tile: int) -> Launch:
-        return plan(self.shape, self.strides, channel_dim, statistics=statistics, fast=self.fast, tile=tile)
+        return plan(self.shape, self.strides, channel_dim, statistics=statistics, nvidia=self.nvidia, tile=tile)
 
     def walk(self, strides: Numbers) -> tuple[Any, ...]:
         """To a tensor of the same shape and these strides."""
@@ -100,7 +100,7 @@ def _forward(
         "slope": operation.activation.slope,
         "ACTIVATION": operation.activation.name,
         "STATISTICS": statistics,
-        **registers(statistics, y.fast, walk),
+        **registers(statistics, y.nvidia, walk),
     }
     main = start(kernel, launch.grid, named | launch.arguments | launch.forward_arguments)
     channels = y.shape[operation.channel_dim]

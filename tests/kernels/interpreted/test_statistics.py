@@ -40,7 +40,7 @@ def test_std_within_1e_5(shape: tuple[int, ...], channels_last: bool, mean: floa
 def test_std_of_long_loops(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """64 turns of one program's loop, twice what a GPU makes of a tensor that fills it."""
     monkeypatch.setattr(kernels, "INTERPRETED_TILE", 1024)
-    monkeypatch.setattr(launch, "TURNS_ALONE", 64)
+    monkeypatch.setattr(launch, "FEW_TURNS", 64)
     launch.plan.cache_clear()
     x = 1000 + 0.01 * torch.randn(16, 1, 64, 64).expand(-1, 2, -1, -1).contiguous()
     x = x.to(memory_format=torch.channels_last) if channels_last else x
@@ -58,7 +58,7 @@ def test_moments_of_many_programs(
 ) -> None:
     """Programs that take tiles in turns, the last of them a part of one: no element is missed or counted twice."""
     monkeypatch.setattr(kernels, "INTERPRETED_TILE", 512)
-    monkeypatch.setattr(launch, "TURNS_ALONE", turns)
+    monkeypatch.setattr(launch, "FEW_TURNS", turns)
     launch.plan.cache_clear()
     kernels.forget()
     x = 5 + torch.randn(shape)
