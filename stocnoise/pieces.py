@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -12,21 +13,16 @@ ALONE = (1 << 15) - 1
 
 
 class Matrix:
-    """Dense tensors, all of x's shape and strides, as (R, W): a row is of one channel (`by_channel`), or, where
-    neighbours in memory are of different channels, one element of each.
+    """Dense tensors of one shape and its strides, not empty, as (R, W): a row is of one channel (`by_channel`), or,
+    where neighbours in memory are of different channels, one element of each."""
 
-    Args:
-        x: dense and not empty.
-        channel_dim: the dimension of x that channels run along, not negative.
-    """
-
-    def __init__(self, x: Tensor, channel_dim: int) -> None:
-        order = sorted(range(x.dim()), key=x.stride, reverse=True)
-        self.channels = x.shape[channel_dim]
-        inner = math.prod(x.shape[d] for d in order[order.index(channel_dim) + 1 :])
+    def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...], channel_dim: int) -> None:
+        order = sorted(range(len(shape)), key=strides.__getitem__, reverse=True)
+        self.channels = shape[channel_dim]
+        inner = math.prod(shape[d] for d in order[order.index(channel_dim) + 1 :])
         self.by_channel = self.channels > 1 and inner > 1
         self.width = inner if self.by_channel else self.channels
-        self.rows = x.numel() // self.width
+        self.rows = math.prod(shape) // self.width
 
     def of(self, x: Tensor) -> Tensor:
         """A view of x."""
@@ -62,6 +58,14 @@ class Matrix:
             block = flat.as_strided((rows, width), (width, 1), flat.storage_offset() + done)
             yield block, *(_block(part, row, rows, column, width) for part in whole)
             done += rows * width
+
+
+_matrix = functools.lru_cache(maxsize=1024)(Matrix)
+
+
+def matrix_of(x: Tensor, channel_dim: int) -> Matrix:
+    """That of dense tensors like x, with its channels along a dimension whose number is not negative."""
+    return _matrix(x.shape, x.stride(), channel_dim)
 
 
 def _block(matrix: Tensor, row: int, rows: int, column: int, width: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median_high
 
@@ -19,6 +20,7 @@ class _Record:
     """What is known of one way."""
 
     def __init__(self) -> None:
+        self.turns = 0
         self.paces: deque[float] = deque(maxlen=3)
         """Seconds for each unit of work, lately."""
         self.took = 0.0
@@ -30,47 +32,63 @@ class _Record:
     @property
     def pace(self) -> float:
         """The median, so that one turn which was held up decides nothing."""
-        return median_high(self.paces) if self.paces else 0.0
+        return median_high(self.paces) if self.paces else math.inf
 
     @property
     def share(self) -> float:
         """Of the time, what trying it again may take: all, if it was slower once."""
         return _SHARE ** (max(self.losses - 1, 0) / (_LOSSES - 1))
 
+    @property
+    def unknown(self) -> bool:
+        """Whether it is still to be tried: the first of its turns, with new memory and new code, tells only whether it
+        is slower by far."""
+        return self.turns < 2 and self.losses < _LOSSES
+
+    def note(self, seconds: float, pace: float, other: float) -> None:
+        """A turn of this way, where the other way has that pace, infinite if it is not known."""
+        self.turns += 1
+        self.took = seconds
+        if self.turns == 2:
+            self.paces.clear()
+        self.paces.append(pace)
+        if pace > _FAR * other:
+            self.losses = _LOSSES
+        elif pace >= other and self.turns > 1:
+            self.losses = min(self.losses + 1, _LOSSES)
+        else:
+            self.losses = max(self.losses - 1, 0)
+
 
 class Quicker:
-    """Two ways, False and True. After two turns of each, the first with new memory and new code, a block takes the one
-    that was quicker lately, for as much work; the other is tried again when what it took the last time is no more than
-    its share of the time since."""
+    """Two ways, False and True. Once both are known, a block goes the one that was quicker lately, for as much work;
+    the other is tried again when what it took the last time is no more than its share of the time since.
+
+    A block that goes the way False can go over to the other in the middle, and is to do so when it has taken longer
+    than the other does for the whole: then trying it costs little, however slow it is.
+    """
 
     def __init__(self) -> None:
-        self.record = {False: _Record(), True: _Record()}
+        self.record = {True: _Record(), False: _Record()}
         self.since = 0.0
         """Seconds spent the quicker way since the other was taken."""
-        self.turns = 0
 
     def way(self) -> bool:
-        if self.turns < 4:
-            return self.turns % 2 == 1
+        unknown = [way for way, record in self.record.items() if record.unknown]
+        if unknown:
+            return min(unknown, key=lambda way: self.record[way].turns)
         quicker = self.record[True].pace < self.record[False].pace
         other = self.record[not quicker]
         return quicker if other.took > other.share * self.since else not quicker
 
     @contextmanager
-    def timed(self, work: float) -> Iterator[bool]:
-        """The way to take in the block, which is so much `work`, in any one unit; an error in it is not timed."""
+    def timed(self, work: float) -> Iterator[Callable[[], bool]]:
+        """Which way the block is to go on, to be asked again and again; it is so much `work`, in any one unit. An error
+        in it is not timed."""
         way = self.way()
-        start = time.perf_counter()
-        yield way
-        seconds = time.perf_counter() - start
-        self.turns += 1
-        if self.turns <= 2:
-            return
         mine, other = self.record[way], self.record[not way].pace
-        mine.took, pace = seconds, seconds / work
-        mine.paces.append(pace)
-        if pace >= other:
-            mine.losses = min(mine.losses + (_LOSSES if pace > _FAR * other else 1), _LOSSES)
-        else:
-            mine.losses = max(mine.losses - 1, 0)
+        start = time.perf_counter()
+        yield lambda: way or time.perf_counter() - start > other * work
+        seconds = time.perf_counter() - start
+        mine.note(seconds, seconds / work, other)
         self.since = 0.0 if mine.pace >= other else self.since + seconds

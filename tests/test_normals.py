@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from stocnoise.normals import fill_normal
+from stocnoise.normals import _table, fill_normal
 
 N = 1 << 22
 
@@ -37,7 +38,7 @@ def test_their_moments_are_those_of_a_normal(normals: Tensor, power: int, expect
 def test_their_tails_are_those_of_a_normal(normals: Tensor, z: float) -> None:
     p = math.erfc(z / math.sqrt(2))
     assert abs((normals.abs() > z).double().mean() - p) < 4 * math.sqrt(p / N)
-    assert normals.abs().max() < 6.21
+    assert normals.abs().max() < 5.8
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 8, 64, 1 << 14, (1 << 15) - 1, 1 << 15, (1 << 15) + 1, 1 << 16, 1 << 20])
@@ -48,14 +49,38 @@ def test_neither_they_nor_their_squares_are_correlated(normals: Tensor, lag: int
     assert abs(((a**2 - 1) * (b**2 - 1)).mean()) < 4 * 2 / math.sqrt(len(a))
 
 
-@pytest.mark.parametrize("four", [(0, 1), (0, 1 << 15)])
-def test_those_of_one_lookup_and_of_its_sum_and_difference_are_independent(four: tuple[int, int]) -> None:
-    """χ² of neighbours, and of places half a row apart, in 64 × 64 cells of equal probability."""
-    rows = fill_normal(torch.empty(N), seed=3).double().view(-1, 1 << 16)
-    x, y = (torch.special.ndtr(rows[:, place : place + (1 << 15) - 1]).mul(64).long() for place in four)
-    counts = torch.bincount((64 * x + y).flatten(), minlength=4096).double()
-    expected = x.numel() / 4096
-    assert ((counts - expected) ** 2 / expected).sum() < 4095 + 4 * math.sqrt(2 * 4095)
+@pytest.fixture(scope="module")
+def eights() -> Tensor:
+    """(8, 524288) float64: what each two lookups gave, four neighbours and four half a row later."""
+    rows = fill_normal(torch.empty(N), seed=3).double().view(-1, 2, 1 << 13, 4)
+    return rows.permute(1, 3, 0, 2).reshape(8, -1)
+
+
+@pytest.mark.parametrize("two", [*itertools.combinations(range(8), 2)])
+def test_two_of_the_normals_of_two_lookups_are_independent(eights: Tensor, two: tuple[int, int]) -> None:
+    """χ² in 32 × 32 cells of equal probability."""
+    x, y = torch.special.ndtr(eights[list(two)]).mul(32).long()
+    counts = torch.bincount(32 * x + y, minlength=1024).double()
+    expected = len(x) / 1024
+    assert ((counts - expected) ** 2 / expected).sum() < 1023 + 4 * math.sqrt(2 * 1023)
+
+
+@pytest.mark.parametrize("which", [(0, 1, 2, 3), (0, 1, 2, 4), (0, 1, 4, 5), (0, 3, 5, 6), (1, 2, 4, 7)])
+def test_nor_do_products_of_several_betray_them(eights: Tensor, which: tuple[int, ...]) -> None:
+    z = eights[list(which)]
+    functions = {"z": z, "z² − 1": (z**2 - 1) / math.sqrt(2), "|z|": (z.abs() - math.sqrt(2 / math.pi)) / 0.60281}
+    for size in (3, 4):
+        for chosen in itertools.product(functions.values(), repeat=size):
+            product = torch.stack([values[i] for i, values in enumerate(chosen)]).prod(0)
+            # Of 108 such means; each factor has mean 0 and variance 1.
+            assert abs(product.mean()) < 4.5 * product.std() / math.sqrt(len(product))
+
+
+def test_the_table_has_each_level_once_and_coordinates_that_are_hardly_correlated() -> None:
+    z = math.sqrt(2) * _table().view(torch.float32).view(-1, 4).double()
+    assert all(len(column.unique()) == len(column) for column in z.T)
+    for values, most in ((z, 1.5e-4), ((z**2 - 1) / math.sqrt(2), 1.5e-3)):
+        assert (values.T @ values / len(z)).tril(-1).abs().max() < most
 
 
 @pytest.mark.parametrize("other", [8, 7 + (1 << 32), 7 + (1 << 62)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from stocnoise import aten
 from stocnoise.activations import Activation, Operation
 from stocnoise.normals import drawing, fill_normal
-from stocnoise.pieces import ALONE, Matrix
+from stocnoise.pieces import ALONE, matrix_of
 
 SHAPES = [
     ((2, 3, 150, 130), 1),  # rows as long as more than half a piece
@@ -40,8 +41,8 @@ def threads(request) -> Iterator[int]:
 @contextmanager
 def going(monkeypatch: pytest.MonkeyPatch, alone: bool) -> Iterator[None]:
     @contextmanager
-    def way(*_: object) -> Iterator[bool]:
-        yield alone
+    def way(*_: object) -> Iterator[Callable[[], bool]]:
+        yield lambda: alone
 
     with monkeypatch.context() as patch:
         patch.setattr(aten, "_way", way)
@@ -78,7 +79,7 @@ def test_both_ways_give_the_same_bits(monkeypatch, threads, shape, channel_dim, 
 @pytest.mark.parametrize(("shape", "channel_dim"), SHAPES)
 def test_pieces_cover_all_rows_and_are_small(shape, channel_dim):
     x = inputs(shape, channel_dim, torch.float32)[0]
-    matrix = Matrix(x, channel_dim)
+    matrix = matrix_of(x, channel_dim)
     channel = torch.arange(shape[channel_dim])
     pieces = list(matrix.pieces(True, matrix.of(x), matrix.spread(channel)))
     assert sum(len(piece) for piece, _ in pieces) == matrix.rows
@@ -104,6 +105,24 @@ def test_noise_is_added_to_every_element_once(monkeypatch, threads, shape, chann
     torch.testing.assert_close(y, (x.double() + scale * noise).relu().float())
 
 
+@pytest.mark.parametrize("parts", [0, 1, 2, 3, 5])
+def test_going_on_alone_in_the_middle_changes_no_bit(monkeypatch, threads, parts):
+    """After it has been asked so many times."""
+    x, sigma = inputs((7, 90, 101, 103), 1, torch.float32)
+    given = x, sigma, torch.tensor(0.1), torch.tensor(7), Operation(Activation("relu"), 1, shared=False), True
+    with going(monkeypatch, True):
+        expected = aten.forward(*given)
+    asked = itertools.count()
+
+    @contextmanager
+    def way(*_: object) -> Iterator[Callable[[], bool]]:
+        yield lambda: next(asked) >= parts
+
+    monkeypatch.setattr(aten, "_way", way)
+    assert all(torch.equal(a, b) for a, b in zip(aten.forward(*given), expected, strict=True))
+    assert next(asked) > parts
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("shape", "channel_dim"), [*SHAPES, ((7, 90, 31, 33), 1), ((1, 2, 600, 601), 1)])
@@ -120,7 +139,7 @@ def test_in_the_inputs_memory_the_same_bits(monkeypatch, threads, shape, channel
 @pytest.mark.parametrize("n", [0, 5, (1 << 15) - 1, 1 << 16, (3 << 16) + 5, (90 << 16) + 1])
 def test_parts_of_a_drawing_follow_one_another_and_are_what_a_tensor_is_filled_with(threads, n, alone):
     expected, done, parts = fill_normal(torch.empty(n), 3), 0, 0
-    for first, normals in drawing(torch.empty(n), 3, alone):
+    for first, normals in drawing(torch.empty(n), 3, lambda: alone):
         assert first == done and torch.equal(normals, expected[first : first + len(normals)])
         done, parts = done + len(normals), parts + 1
     assert done == n and (parts > 1) == (n > 80 << 16)
@@ -147,11 +166,11 @@ def test_threads_draw_in_memory_of_their_own():
 def test_small_tensors_and_single_threads_are_not_timed():
     x = torch.rand(4, 8, 4, 4)
     with aten._way(x) as alone:
-        assert not alone
+        assert not alone()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with aten._way(torch.rand(1, 2, 300, 300)) as alone:
-            assert not alone
+            assert not alone()
     finally:
         torch.set_num_threads(before)

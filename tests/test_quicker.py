@@ -28,8 +28,8 @@ def gone(ways: Quicker, clock: Clock, seconds: dict[bool, float], times: int, wo
     found = []
     for _ in range(times):
         with ways.timed(work) as way:
-            clock.now += work * seconds[way]
-        found.append(way)
+            found.append(way())
+            clock.now += work * seconds[found[-1]]
     return found
 
 
@@ -79,6 +79,35 @@ def test_it_notices_a_change_either_way(clock):
     assert found[-1000:].count(True) > 950
 
 
+def test_a_block_goes_over_once_it_takes_longer_than_the_other_way(clock):
+    ways = Quicker()
+    gone(ways, clock, {False: 0.001, True: 0.004}, 20, work=10.0)
+    with ways.timed(10.0) as way:
+        asked = []
+        for _ in range(8):  # held up: each part takes as long as the whole should
+            asked.append(way())
+            clock.now += 0.011
+    assert asked == [False] * 4 + [True] * 4
+
+
+def test_from_the_way_that_one_goes_over_to_there_is_none(clock):
+    ways = Quicker()
+    gone(ways, clock, {False: 0.002, True: 0.001}, 20)
+    with ways.timed(1.0) as way:
+        clock.now += 100.0
+        assert way()
+
+
+def test_the_first_turn_of_the_way_that_may_be_slow_by_far_can_go_over_too(clock):
+    ways = Quicker()
+    assert gone(ways, clock, {True: 0.007}, 1) == [True]
+    with ways.timed(1.0) as way:
+        assert not way()
+        clock.now += 0.060
+        assert way()
+    assert gone(ways, clock, {True: 0.007}, 100) == [True] * 100
+
+
 def test_small_and_large_works_are_compared_by_their_pace(clock):
     ways, seconds = Quicker(), {True: 0.001, False: 0.002}
     gone(ways, clock, seconds, 1, work=100)
@@ -90,4 +119,4 @@ def test_what_is_raised_in_the_block_is_not_timed(clock):
     ways = Quicker()
     with pytest.raises(KeyError), ways.timed(1.0):
         raise KeyError
-    assert not ways.turns
+    assert not any(record.turns for record in ways.record.values())
