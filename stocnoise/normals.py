@@ -83,9 +83,12 @@ def _drawing_rows(n: int, seed: int, alone: Callable[[], bool]) -> Iterator[tupl
         own = _own.memory(1 if single else torch.get_num_threads())
         together = 1 if single else own.at_once
         last = min(first + own.at_once, count)
-        keyed = zip(*(part[first:last].split(together) for part in keys), strict=True)
-        for row, (key, factor) in zip(range(0, last - first, together), keyed, strict=True):
-            own.rows(row, len(key)).draw(key, factor)
+        if count <= together:  # the usual case, and worth four small operations a layer
+            own.rows(0, count).draw(*keys)
+        else:
+            keyed = zip(*(part[first:last].split(together) for part in keys), strict=True)
+            for row, (key, factor) in zip(range(0, last - first, together), keyed, strict=True):
+                own.rows(row, len(key)).draw(key, factor)
         yield first * _NORMALS, own.normals[: min(last * _NORMALS, n) - first * _NORMALS]
         first = last
 
