@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# From here on the table is faster, although each operation costs about a µs.
+# From here on the table serves. Somewhat smaller tensors would gain too, but another limit is other noise.
 _LARGE = 1 << 15
 # Words under one key, eight normals each. A row's temporaries, half its size, and the normals fit in a core's cache.
 _WORDS = 1 << 13
@@ -44,7 +44,7 @@ _DIRECTIONS = (
 
 
 def together() -> bool:
-    """No, not alone."""
+    """For `alone` below: all threads share the work to the end."""
     return False
 
 
